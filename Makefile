@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: GPL-2.0
+# The one door to DAX-GUP. Everything that is made lies in the cache, ~/.cache/dax-gup.
+
+FLAVOR ?= series
+T := tools/dax-gup
+export FLAVOR KSRC FORCE JOBS
+ifneq ($(filter-out series stock debug,$(FLAVOR)),)
+$(error FLAVOR=$(FLAVOR): use series, stock or debug)
+endif
+
+.PHONY: help demo check tree export roundtrip image series bisect lint shell
+.NOTPARALLEL:
+
+help:
+	@sed -n 's/^\#\# *//p' $(firstword $(MAKEFILE_LIST))
+
+## DAX-GUP for Linux 7.3: direct I/O and DMA to persistent memory mapped with DAX
+##
+##   make demo       direct I/O between a disk and a DAX mapping, in a guest; FLAVOR=stock shows what the base lacks
+##   make check      all tests; ends with "N passed, N failed"
+##   make shell      an interactive guest with persistent memory, ndctl, mkfs, fio
+##
+##   make tree       base + series as the git branch dax-gup, one commit a patch; prints where
+##   make export     that branch back into patches/ and the new files
+##   make roundtrip  proves that both ways are exact
+##   make image      builds the kernel and prints its path; FLAVOR=series|stock|debug
+##   make series     the complete series as mails with a cover letter, and as a quilt tarball
+##   make bisect     builds every patch on its predecessors, with the features on and off
+##   make lint       checkpatch, sparse, coccinelle, kernel-doc, shellcheck, codespell
+##
+## Variables: FLAVOR=  KSRC=DIR (a 7.3 tree of your own)  FORCE=1 (tree, export)  JOBS=N  XDG_CACHE_HOME=DIR
+tree export roundtrip:
+	@$(T)/tree $@
+
+image series bisect lint check demo shell:
+	@$(T)/$@
