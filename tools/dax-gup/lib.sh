@@ -76,6 +76,15 @@ logged() {
 	die "$what failed: see $log"
 }
 
+# debian_mirror: the URI that this machine's apt takes Debian from.
+debian_mirror() {
+	# shellcheck disable=SC2016 # apt expands it
+	apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Component: main' 'Origin: Debian' \
+		"Release: $(codename)" 2>/dev/null | head -n1 | grep . ||
+		die "apt has no Debian source for '$(codename)': add one and run apt-get update"
+}
+codename() { (. /etc/os-release && echo "${VERSION_CODENAME:-}"); }
+
 # lock: one make at a time changes this work area. Builds and boots that follow inherit it.
 lock() {
 	[ -z "${DAX_GUP_LOCKED:-}" ] || return 0

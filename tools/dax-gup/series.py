@@ -255,6 +255,16 @@ def cmd_tree():
     print(opt.linux)
 
 
+def cmd_ensure():
+    """As tree, but work in progress is left alone, to be built as it is."""
+    try:
+        cmd_tree()
+    except Error as e:
+        if ref(BRANCH) == ref(KNOWN) and not git("status", "--porcelain"):
+            raise
+        print(f"note: using {opt.linux} as it is: {e}", file=sys.stderr)
+
+
 def same_export(tip, files):
     try:
         return export(tip) == files
@@ -293,7 +303,8 @@ def cmd_roundtrip():
     bad = difference(export(tip), files)
     if bad:
         raise Error(f"{bad[0]} is not what an export writes ({len(bad)} such): make tree && make export")
-    if ref(BRANCH) != tip and not same_export(clean_tip(), files):
+    old = clean_tip()
+    if old != tip and not same_export(old, files):
         raise Error("the branch dax-gup and the checkout differ: make export, or make tree")
     if assemble(export(tip)) != tip:
         raise Error("assembling the export gave another branch")
@@ -337,7 +348,7 @@ def cmd_mails():
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("command", choices=("tree", "export", "roundtrip", "commits", "mails"))
+parser.add_argument("command", choices=("tree", "ensure", "export", "roundtrip", "commits", "mails"))
 parser.add_argument("--top", required=True, help="the checkout")
 parser.add_argument("--linux", required=True, help="the kernel repository")
 parser.add_argument("--out", help="where mails go")
