@@ -215,8 +215,12 @@ def clean_tip():
     head = subprocess.run(["git", "-C", opt.linux, "symbolic-ref", "-q", "HEAD"], stdout=subprocess.PIPE)
     if head.stdout.decode().strip() != BRANCH:
         raise Error(f"{opt.linux} does not have dax-gup checked out: finish the rebase, or git checkout dax-gup")
-    if git("status", "--porcelain"):
+    if git("status", "--porcelain", "-uno"):
         raise Error(f"{opt.linux} has uncommitted changes: commit or stash them")
+    # Not by "status": the .gitignore of Debian's tree ignores all that is new.
+    stray = git("ls-files", "-z", "-o", *(f"-x{x}" for x in ("*~", ".*", "*.orig", "*.rej", "tags", "cscope.*")))
+    if stray:
+        raise Error(f"{opt.linux} has the new file {stray.decode().split(chr(0))[0]}: git add -f and commit it, or move it away")
     return ref(BRANCH)
 
 
@@ -260,7 +264,7 @@ def cmd_ensure():
     try:
         cmd_tree()
     except Error as e:
-        if ref(BRANCH) == ref(KNOWN) and not git("status", "--porcelain"):
+        if ref(BRANCH) == ref(KNOWN) and not git("status", "--porcelain", "-uno"):
             raise
         print(f"note: using {opt.linux} as it is: {e}", file=sys.stderr)
 
