@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Direct I/O to and from a DAX mapping while its address space changes: the result
+ * is the data, or EFAULT.
+ */
+#include <linux/aio_abi.h>
+
+#include "dax_race.h"
+
+FIXTURE_SETUP(dax)
+{
+	map_setup(_metadata, &self->m, &variant->kind, RACE_LEN);
+}
+
+static const char *step_mprotect(struct race *race)
+{
+	static const int prots[] = {
+		PROT_NONE, PROT_READ | PROT_WRITE, PROT_READ, PROT_READ | PROT_WRITE
+	};
+	int prot = prots[race->steps % ARRAY_SIZE(prots)];
+
+	if (mprotect(race->m->addr + PMD_SIZE, PMD_SIZE, prot))
+		return "mprotect";
+	return NULL;
+}
+
+static const char *step_munmap(struct race *race)
+{
+	struct dax_map *m = race->m;
+
+	if (munmap(m->addr + PMD_SIZE, PMD_SIZE))
+		return "munmap";
+	if (mmap(m->addr + PMD_SIZE, PMD_SIZE, PROT_READ | PROT_WRITE,
+		 m->kind->flags | MAP_FIXED, m->fd, PMD_SIZE) == MAP_FAILED)
+		return "mmap";
+	return NULL;
+}
+
+static const char *step_mremap(struct race *race)
+{
+	char *addr = race->m->addr;
+
+	if (mremap(addr, RACE_LEN, RACE_LEN, MREMAP_MAYMOVE | MREMAP_FIXED,
+		   race->spare) != race->spare)
+		return "mremap";
+	if (mremap(race->spare, RACE_LEN, RACE_LEN, MREMAP_MAYMOVE | MREMAP_FIXED,
+		   addr) != addr)
+		return "mremap back";
+	return NULL;
+}
+
+/* And then, undisturbed, all is as if nothing had been. */
+static void after_race(struct __test_metadata *_metadata, struct dax_map *m)
+{
+	char *want = buffer(_metadata, IO_LEN);
+
+	disk_put(_metadata, m->disk, IO_LEN, FIRST_SEED + 2, want);
+	ASSERT_EQ((ssize_t)IO_LEN, pread(m->disk, m->addr + IO_OFF, IO_LEN, 0));
+	expect_same(_metadata, "afterwards", want, m->addr + IO_OFF, IO_LEN);
+}
+
+TEST_F(dax, race_mprotect)
+{
+	struct race race = { .m = &self->m, .step = step_mprotect };
+
+	race_run(_metadata, &race);
+	ASSERT_EQ(0, mprotect(self->m.addr, RACE_LEN, PROT_READ | PROT_WRITE));
+	after_race(_metadata, &self->m);
+}
+
+/* A private mapping loses what was written to it, and has the file's data again. */
+TEST_F(dax, race_munmap)
+{
+	struct race race = { .m = &self->m, .step = step_munmap };
+
+	race_run(_metadata, &race);
+	after_race(_metadata, &self->m);
+}
+
+TEST_F(dax, race_mremap)
+{
+	struct race race = { .m = &self->m, .step = step_mremap };
+
+	race.spare = dax_reserve(_metadata, &variant->kind, RACE_LEN);
+	race_run(_metadata, &race);
+	after_race(_metadata, &self->m);
+}
+
+/* What is in flight while a process forks is the parent's, whatever the child does. */
+TEST_F(dax, fork_during_aio)
+{
+	struct dax_map *m = &self->m;
+	char *want = buffer(_metadata, IO_LEN);
+	struct iocb iocb = {
+		.aio_lio_opcode = IOCB_CMD_PREAD,
+		.aio_fildes = m->disk,
+		.aio_buf = (uintptr_t)m->addr + IO_OFF,
+		.aio_nbytes = IO_LEN,
+	}, *iocbs = &iocb;
+	struct io_event event;
+	aio_context_t ctx = 0;
+	unsigned int i;
+	pid_t pid;
+
+	ASSERT_EQ(0, syscall(SYS_io_setup, 1, &ctx));
+	for (i = 0; i < 8; i++) {
+		disk_put(_metadata, m->disk, IO_LEN, FIRST_SEED + i, want);
+		ASSERT_EQ(1, syscall(SYS_io_submit, ctx, 1, &iocbs));
+		pid = fork_child();
+		ASSERT_LE(0, pid);
+		if (!pid) {
+			/* Its own copy, or what the parent does not look at. */
+			memset(m->private ? m->addr + IO_OFF : m->addr, 0x5a, 512 * KB);
+			_exit(0);
+		}
+		/* The parent's page must still be the one that is written to. */
+		if (m->private)
+			m->addr[IO_OFF - 1] = i;
+		expect_exit(_metadata, pid, 0);
+		ASSERT_EQ(1, syscall(SYS_io_getevents, ctx, 1, 1, &event, NULL));
+		ASSERT_EQ((__s64)IO_LEN, event.res);
+		expect_same(_metadata, "parent", want, m->addr + IO_OFF, IO_LEN);
+	}
+	syscall(SYS_io_destroy, ctx);
+}
+
+TEST_HARNESS_MAIN
