@@ -29,7 +29,7 @@ def parse(lines, suite):
         if m := PLAN.match(line):
             indent = len(m[1])
             close(indent)
-            plans[indent] = [int(m[2]), 0]
+            plans.setdefault(indent, [None, 0])[0] = int(m[2])
             if m[2] == "0":
                 found.append((indent, "skip", "all", m[3] or "nothing to run"))
         elif m := RESULT.match(line):

@@ -12,6 +12,7 @@ work=$cache
 [ -z "$KSRC" ] || work=$cache/ksrc-$(realpath -m "$KSRC" | sha256sum | cut -c1-8)
 linux=$work/linux
 stock=$work/stock
+KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 jobs=${JOBS:-$(nproc)}
 
 export GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1 LC_ALL=C.UTF-8
@@ -68,7 +69,8 @@ logged() {
 		[ $((SECONDS - start)) -ge $next ] || continue
 		next=$((next + 15))
 		count=$(grep -cE '^ +(CC|AS|LD|AR|HOSTCC|CHECK) ' "$log" || true)
-		say "$what: $((SECONDS - start)) s, $count objects, $(tail -n1 "$log" | cut -c1-60)"
+		[ "$count" = 0 ] && count="" || count="$count objects, "
+		say "$what: $((SECONDS - start)) s, $count$(tail -n1 "$log" | cut -c1-60)"
 	done
 	trap - INT TERM
 	wait $pid && return
@@ -84,6 +86,34 @@ debian_mirror() {
 		die "apt has no Debian source for '$(codename)': add one and run apt-get update"
 }
 codename() { (. /etc/os-release && echo "${VERSION_CODENAME:-}"); }
+
+# apt_state TYPE SUITE OTHERWISE: a private apt state for one suite, through APT_CONFIG.
+# It works for any user, and the system's sources stay as they are.
+apt_state() {
+	local apt=$cache/apt/$2 uri
+	[ -r "$KEYRING" ] || die "$KEYRING is missing: install debian-archive-keyring, or $3"
+	command -v apt-get >/dev/null || die "there is no apt-get here to fetch with: $3"
+	uri=$(debian_mirror) || exit
+	mkdir -p "$apt"/{lists,archives}/partial
+	: >"$apt/status"
+	printf '%s\n' "Types: $1" "URIs: $uri" "Suites: $2" 'Components: main' "Signed-By: $KEYRING" >"$apt/apt.sources"
+	cat >"$apt/apt.conf" <<-EOF
+		Dir::Etc::sourcelist "$apt/apt.sources";
+		Dir::Etc::sourceparts "/dev/null";
+		Dir::Etc::preferences "/dev/null";
+		Dir::Etc::preferencesparts "/dev/null";
+		Dir::State::lists "$apt/lists";
+		Dir::State::status "$apt/status";
+		Dir::Cache "$apt";
+		Acquire::Languages "none";
+		APT::Sandbox::User "";
+		APT::Update::Error-Mode "any";
+	EOF
+	export APT_CONFIG=$apt/apt.conf
+	say "reading the package list of $2"
+	apt-get update -qq >"$cache/apt/log" 2>&1 ||
+		die "apt-get update for $2 failed ($(grep -m1 -E '^[EW]:' "$cache/apt/log")): try again later, or $3"
+}
 
 # lock: one make at a time changes this work area. Builds and boots that follow inherit it.
 lock() {

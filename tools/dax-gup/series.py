@@ -333,7 +333,7 @@ def cmd_mails():
     name, mail, date = text("log", "-1", "--format=%an%n%ae%n%aD", tip).splitlines()
     env = {"GIT_COMMITTER_NAME": name, "GIT_COMMITTER_EMAIL": mail}
     git("format-patch", "-o", opt.out, "--cover-letter", "--zero-commit", "--no-signature", "--full-index",
-        "--no-renames", f"--filename-max-length={64}", f"base..{tip}", env=env)
+        "--no-renames", f"base..{tip}", env=env)
     letter = next(os.path.join(opt.out, f) for f in os.listdir(opt.out) if f.startswith("0000-"))
     with open(letter, encoding="utf-8") as f:
         mail = f.read()
