@@ -126,7 +126,7 @@ check_cost()
 		# Page tables, and what every device needs: not a matter of size.
 		[ "$cost" -lt $((memmap / 8)) ]
 	else
-		[ "$cost" -ge "$memmap" ] && [ "$cost" -lt $((memmap * 9 / 8)) ]
+		[ "$cost" -gt $((memmap * 7 / 8)) ] && [ "$cost" -lt $((memmap * 9 / 8)) ]
 	fi
 	ktap_test_result "map=$map: cost in DRAM" [ $? = 0 ]
 	ktap_test_result "map=$map: memmap of 64 bytes a page" [ "$grown" = "$memmap" ]

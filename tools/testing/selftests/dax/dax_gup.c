@@ -4,11 +4,13 @@
  * of user memory. Data are compared byte by byte. A kernel without a devmap bit in
  * the page table passes; these cases guard against the harm that the bit could do.
  */
+#include <linux/fiemap.h>
+#include <linux/loop.h>
 #include <sys/ptrace.h>
 
 #include "dax_gup.h"
 
-#define DATA_LEN	(12 * MB)
+#define DATA_LEN	(3 * PMD_SIZE)
 
 /*
  * Transfers in order of size, all in units of a sector. Those that do not start at
@@ -25,67 +27,94 @@ static const struct {
 	{ 128 * KB,		4 * KB },
 	{ PMD_SIZE - SECTOR,	2 * SECTOR },		/* over a PMD's border */
 	{ 2 * PMD_SIZE - 4 * KB, 8 * KB },
-	{ 3 * PMD_SIZE - 33 * KB, 64 * KB + SECTOR },
+	{ 2 * PMD_SIZE - 33 * KB, 64 * KB + SECTOR },
 	{ MB + SECTOR,		MB },
 	{ PMD_SIZE,		PMD_SIZE },
-	{ 3 * SECTOR,		8 * MB },
 };
 
-/* A file elsewhere, and where its blocks lie on the device. */
+/* A file on another filesystem with DAX. */
 struct peer {
 	char path[PATH_MAX];
 	int fd;
-	int bdev;
-	off_t phys;
-	size_t len;
 };
 
 static void peer_open(struct __test_metadata *_metadata, struct peer *peer,
 		      const char *env, size_t len)
+{
+	peer->fd = open_file(_metadata, getenv(env), "peer", peer->path);
+	write_pattern(_metadata, peer->fd, len, PEER_SEED);
+	ASSERT_EQ(0, fsync(peer->fd));
+}
+
+static void peer_close(struct peer *peer)
+{
+	close(peer->fd);
+	unlink(peer->path);
+}
+
+/*
+ * The pmem block device below the file, and where on it the file is. Not to be
+ * written to, not all kernels let that happen below a filesystem.
+ */
+static int open_below(struct __test_metadata *_metadata, int fd, size_t len, off_t *where)
 {
 	struct {
 		struct fiemap map;
 		struct fiemap_extent extent;
 	} fm = {
 		.map.fm_length = len,
-		.map.fm_flags = FIEMAP_FLAG_SYNC,
 		.map.fm_extent_count = 1,
 	};
-	char path[64], line[128], dev[64] = "";
+	char path[64], line[128], dev[58] = "";
 	struct stat st;
+	int bdev;
 	FILE *f;
 
-	peer->fd = open_file(_metadata, getenv(env), "peer", peer->path);
-	write_pattern(_metadata, peer->fd, len, PEER_SEED);
-	ASSERT_EQ(0, fsync(peer->fd));
-
-	ASSERT_EQ(0, ioctl(peer->fd, FS_IOC_FIEMAP, &fm));
+	ASSERT_EQ(0, ioctl(fd, FS_IOC_FIEMAP, &fm));
 	ASSERT_EQ(1, fm.map.fm_mapped_extents);
 	ASSERT_EQ(0, fm.extent.fe_logical);
 	ASSERT_EQ(0, fm.extent.fe_flags & ~FIEMAP_EXTENT_LAST);
-	peer->phys = fm.extent.fe_physical;
-	peer->len = fm.extent.fe_length < len ? fm.extent.fe_length : len;
+	ASSERT_LE(len, fm.extent.fe_length);
+	*where = fm.extent.fe_physical;
 
-	ASSERT_EQ(0, fstat(peer->fd, &st));
+	ASSERT_EQ(0, fstat(fd, &st));
 	snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/uevent",
 		 major(st.st_dev), minor(st.st_dev));
 	f = fopen(path, "r");
 	ASSERT_NE(NULL, f);
 	while (fgets(line, sizeof(line), f))
-		sscanf(line, "DEVNAME=%63s", dev);
+		sscanf(line, "DEVNAME=%57s", dev);
 	fclose(f);
-	snprintf(path, sizeof(path), "/dev/%.58s", dev);
-	peer->bdev = open(path, O_RDWR | O_DIRECT);
-	ASSERT_LE(0, peer->bdev) {
+	snprintf(path, sizeof(path), "/dev/%s", dev);
+	bdev = open(path, O_RDONLY | O_DIRECT);
+	ASSERT_LE(0, bdev) {
 		TH_LOG("%s: %s", path, strerror(errno));
 	}
+	return bdev;
 }
 
-static void peer_close(struct peer *peer)
+/* A block device above the file, which goes when it is closed. */
+static int open_above(struct __test_metadata *_metadata, int fd)
 {
-	close(peer->bdev);
-	close(peer->fd);
-	unlink(peer->path);
+	struct loop_config config = {
+		.fd = fd,
+		.info.lo_flags = LO_FLAGS_AUTOCLEAR,
+	};
+	char path[32];
+	int nr, loop;
+
+	nr = open("/dev/loop-control", O_RDWR);
+	ASSERT_LE(0, nr) {
+		TH_LOG("/dev/loop-control: %s", strerror(errno));
+	}
+	snprintf(path, sizeof(path), "/dev/loop%d", ioctl(nr, LOOP_CTL_GET_FREE));
+	close(nr);
+	loop = open(path, O_RDWR | O_DIRECT);
+	ASSERT_LE(0, loop) {
+		TH_LOG("%s: %s", path, strerror(errno));
+	}
+	ASSERT_EQ(0, ioctl(loop, LOOP_CONFIGURE, &config));
+	return loop;
 }
 
 FIXTURE_SETUP(dax)
@@ -111,7 +140,7 @@ TEST_F(dax, odirect_read)
 		expect_same(_metadata, "read", self->want + off, m->addr + off, len);
 	}
 	if (!m->private)
-		expect_leaves(_metadata, m, m->addr, 8 * MB);
+		expect_leaves(_metadata, m, m->addr + PMD_SIZE, PMD_SIZE);
 	expect_all(_metadata, m, self->want);
 }
 
@@ -129,7 +158,7 @@ TEST_F(dax, odirect_write)
 		}
 		disk_expect(_metadata, m->disk, self->want + off, len);
 	}
-	expect_leaves(_metadata, m, m->addr, 8 * MB);
+	expect_leaves(_metadata, m, m->addr + PMD_SIZE, PMD_SIZE);
 
 	/* What the CPU wrote, which in a private mapping has moved to other memory. */
 	fill(self->want + 4 * KB, 64 * KB, FIRST_SEED);
@@ -139,39 +168,63 @@ TEST_F(dax, odirect_write)
 	expect_all(_metadata, m, self->want);
 }
 
+/* More than fits into a bio, and into what GUP does at a time. */
+TEST_F(dax, odirect_large)
+{
+	struct dax_map *m = &self->m;
+	size_t off = 3 * SECTOR, len = 8 * MB;
+
+	map_setup(_metadata, m, &variant->kind, 5 * PMD_SIZE);
+	self->want = file_pattern(_metadata, m);
+	ASSERT_EQ((ssize_t)len, pwrite(m->disk, m->addr + off, len, 0));
+	disk_expect(_metadata, m->disk, self->want + off, len);
+	disk_put(_metadata, m->disk, len, FIRST_SEED, self->want + off);
+	ASSERT_EQ((ssize_t)len, pread(m->disk, m->addr + off, len, 0));
+	if (!m->private)
+		expect_leaves(_metadata, m, m->addr, len);
+	expect_all(_metadata, m, self->want);
+}
+
 /*
- * The block device below the other filesystem: bios, whose pages are pinned as for
- * any disk, but it is the CPU that copies, without a look at the filesystem.
+ * Block devices that end in pmem: bios, whose pages are pinned as for any disk, but
+ * it is the CPU that copies, at once or in another thread.
  */
 TEST_F(dax, odirect_pmem)
 {
 	struct dax_map *m = &self->m;
+	char *buf = buffer(_metadata, PMD_SIZE);
+	int below, above;
 	struct peer peer;
 	size_t off, len;
 	unsigned int i;
-	char *buf;
+	off_t where;
 
-	peer_open(_metadata, &peer, variant->kind.peer, 2 * MB);
-	buf = buffer(_metadata, peer.len);
+	peer_open(_metadata, &peer, variant->kind.peer, PMD_SIZE);
+	below = open_below(_metadata, peer.fd, PMD_SIZE, &where);
+	above = open_above(_metadata, peer.fd);
 	for (i = 0; i < ARRAY_SIZE(spans); i++) {
 		off = spans[i].off;
 		len = spans[i].len;
-		if (len > peer.len)
+		if (len > PMD_SIZE)
 			continue;
 		fill(self->want + off, len, PEER_SEED);
-		ASSERT_EQ((ssize_t)len, pread(peer.bdev, m->addr + off, len, peer.phys));
+		ASSERT_EQ((ssize_t)len, pread(below, m->addr + off, len, where));
 		expect_same(_metadata, "read", self->want + off, m->addr + off, len);
 	}
 	for (i = 0; i < ARRAY_SIZE(spans); i++) {
 		off = spans[i].off;
 		len = spans[i].len;
-		if (len > peer.len)
+		if (len > PMD_SIZE)
 			continue;
-		ASSERT_EQ((ssize_t)len, pwrite(peer.bdev, m->addr + off, len, peer.phys));
+		ASSERT_EQ((ssize_t)len, pwrite(above, m->addr + off, len, 0));
 		ASSERT_EQ((ssize_t)len, pread(peer.fd, buf, len, 0));
 		expect_same(_metadata, "peer", self->want + off, buf, len);
+		ASSERT_EQ((ssize_t)len, pread(above, m->addr + 3 * MB + SECTOR, len, 0));
+		memmove(self->want + 3 * MB + SECTOR, self->want + off, len);
 	}
 	expect_all(_metadata, m, self->want);
+	close(above);
+	close(below);
 	peer_close(&peer);
 }
 
@@ -200,11 +253,11 @@ TEST_F(dax, odirect_dax_file)
 	if (!m->kind->device) {
 		fd = open(m->path, O_RDWR | O_DIRECT);
 		ASSERT_LE(0, fd);
-		memcpy(self->want + 5 * MB + SECTOR, self->want, MB);
-		ASSERT_EQ((ssize_t)MB, pread(fd, m->addr + 5 * MB + SECTOR, MB, 0));
+		memcpy(self->want + 3 * MB + SECTOR, self->want, MB);
+		ASSERT_EQ((ssize_t)MB, pread(fd, m->addr + 3 * MB + SECTOR, MB, 0));
 		if (!m->private) {
-			memcpy(self->want + 8 * MB, self->want + 5 * MB, MB);
-			ASSERT_EQ((ssize_t)MB, pwrite(fd, m->addr + 5 * MB, MB, 8 * MB));
+			memcpy(self->want + 5 * MB, self->want + 3 * MB, MB);
+			ASSERT_EQ((ssize_t)MB, pwrite(fd, m->addr + 3 * MB, MB, 5 * MB));
 		}
 		close(fd);
 	}
@@ -457,8 +510,8 @@ TEST_F(dax, mremap)
 	expect_same(_metadata, "moved", self->want, m->addr, m->len);
 	if (!m->private)
 		expect_leaves(_metadata, m, m->addr, m->len);
-	disk_put(_metadata, m->disk, len, FIRST_SEED + 1, self->want + 4 * MB);
-	ASSERT_EQ((ssize_t)len, pread(m->disk, m->addr + 4 * MB, len, 0));
+	disk_put(_metadata, m->disk, len, FIRST_SEED + 1, self->want + 3 * MB);
+	ASSERT_EQ((ssize_t)len, pread(m->disk, m->addr + 3 * MB, len, 0));
 
 	/* No longer fits a PMD; device-dax does not give anything else. */
 	if (!m->kind->device) {

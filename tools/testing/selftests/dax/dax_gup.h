@@ -28,7 +28,6 @@
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
-#include <linux/fiemap.h>
 #include <linux/fs.h>
 #include <linux/futex.h>
 #include <sys/ioctl.h>

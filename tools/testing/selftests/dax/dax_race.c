@@ -7,6 +7,10 @@
 
 #include "dax_race.h"
 
+/* Long enough to be in flight for a while. */
+#define AIO_OFF		(PMD_SIZE - MB / 2 + SECTOR)
+#define AIO_LEN		MB
+
 FIXTURE_SETUP(dax)
 {
 	map_setup(_metadata, &self->m, &variant->kind, RACE_LEN);
@@ -90,12 +94,12 @@ TEST_F(dax, race_mremap)
 TEST_F(dax, fork_during_aio)
 {
 	struct dax_map *m = &self->m;
-	char *want = buffer(_metadata, IO_LEN);
+	char *want = buffer(_metadata, AIO_LEN);
 	struct iocb iocb = {
 		.aio_lio_opcode = IOCB_CMD_PREAD,
 		.aio_fildes = m->disk,
-		.aio_buf = (uintptr_t)m->addr + IO_OFF,
-		.aio_nbytes = IO_LEN,
+		.aio_buf = (uintptr_t)m->addr + AIO_OFF,
+		.aio_nbytes = AIO_LEN,
 	}, *iocbs = &iocb;
 	struct io_event event;
 	aio_context_t ctx = 0;
@@ -104,22 +108,22 @@ TEST_F(dax, fork_during_aio)
 
 	ASSERT_EQ(0, syscall(SYS_io_setup, 1, &ctx));
 	for (i = 0; i < 8; i++) {
-		disk_put(_metadata, m->disk, IO_LEN, FIRST_SEED + i, want);
+		disk_put(_metadata, m->disk, AIO_LEN, FIRST_SEED + i, want);
 		ASSERT_EQ(1, syscall(SYS_io_submit, ctx, 1, &iocbs));
 		pid = fork_child();
 		ASSERT_LE(0, pid);
 		if (!pid) {
 			/* Its own copy, or what the parent does not look at. */
-			memset(m->private ? m->addr + IO_OFF : m->addr, 0x5a, 512 * KB);
+			memset(m->private ? m->addr + AIO_OFF : m->addr, 0x5a, MB);
 			_exit(0);
 		}
 		/* The parent's page must still be the one that is written to. */
 		if (m->private)
-			m->addr[IO_OFF - 1] = i;
+			m->addr[AIO_OFF - 1] = i;
 		expect_exit(_metadata, pid, 0);
 		ASSERT_EQ(1, syscall(SYS_io_getevents, ctx, 1, 1, &event, NULL));
-		ASSERT_EQ((__s64)IO_LEN, event.res);
-		expect_same(_metadata, "parent", want, m->addr + IO_OFF, IO_LEN);
+		ASSERT_EQ((__s64)AIO_LEN, event.res);
+		expect_same(_metadata, "parent", want, m->addr + AIO_OFF, AIO_LEN);
 	}
 	syscall(SYS_io_destroy, ctx);
 }

@@ -32,7 +32,7 @@ static const char *step_truncate(struct race *race)
 	struct dax_map *m = race->m;
 	const char *error;
 
-	if (ftruncate(m->fd, race->steps % 2 ? IO_OFF + PAGE + 77 : 0) || fsync(m->fd))
+	if (ftruncate(m->fd, race->steps % 2 ? IO_OFF + PAGE + SECTOR : 0) || fsync(m->fd))
 		return "ftruncate";
 	error = check_victim(race);
 	if (error)
