@@ -3,7 +3,7 @@
 
 FLAVOR ?= series
 T := tools/dax-gup
-export FLAVOR KSRC FORCE JOBS
+export FLAVOR KSRC FORCE JOBS STOCK RECORD
 ifneq ($(filter-out series stock debug,$(FLAVOR)),)
 $(error FLAVOR=$(FLAVOR): use series, stock or debug)
 endif
@@ -17,7 +17,7 @@ help:
 ## DAX-GUP for Linux 7.3: direct I/O and DMA to persistent memory mapped with DAX
 ##
 ##   make demo       direct I/O between a disk and a DAX mapping, in a guest; FLAVOR=stock shows what the base lacks
-##   make check      all tests; ends with "N passed, N failed"
+##   make check      all tests; ends with "N passed, N failed"; STOCK=1 also holds the base to its recorded results
 ##   make shell      an interactive guest with persistent memory, ndctl, mkfs, fio
 ##
 ##   make tree       base + series as the git branch dax-gup, one commit a patch; prints where
