@@ -14,7 +14,7 @@
 DIR="$(dirname "$(readlink -f "$0")")"
 . "$DIR"/../kselftest/ktap_helpers.sh
 
-ND=/sys/bus/nd/devices
+DEVICES=/sys/bus/nd/devices
 MNT=
 TMP=
 
@@ -36,7 +36,7 @@ NDNS=${DAX_GUP_NDNS:-}
 DISK=${DAX_GUP_DISK:-}
 [ -n "$NDNS" ] || skip_all "DAX_GUP_NDNS is not set"
 [ -n "$DISK" ] || skip_all "DAX_GUP_DISK is not set"
-[ -d "$ND/$NDNS" ] || skip_all "there is no $NDNS"
+[ -d "$DEVICES/$NDNS" ] || skip_all "there is no $NDNS"
 for tool in ndctl mkfs.ext4; do
 	command -v $tool >/dev/null || skip_all "there is no $tool"
 done
@@ -74,7 +74,7 @@ pfn_dev()
 {
 	local dev
 
-	for dev in "$ND"/pfn*; do
+	for dev in "$DEVICES"/pfn*; do
 		[ "$(cat "$dev/namespace" 2>/dev/null)" = "$NDNS" ] || continue
 		basename "$dev"
 		return
@@ -86,7 +86,7 @@ pmem_dev()
 {
 	local dev
 
-	dev=$(ls -d "$ND/$(pfn_dev)"/block/pmem* 2>/dev/null) && echo "/dev/${dev##*/}"
+	dev=$(ls -d "$DEVICES/$(pfn_dev)"/block/pmem* 2>/dev/null) && echo "/dev/${dev##*/}"
 }
 
 # Least of three: what else allocates in the meantime can but add.
@@ -104,7 +104,7 @@ cost_of_enabling()
 	echo "$least"
 }
 
-size=$(cat "$ND/$NDNS/size")
+size=$(cat "$DEVICES/$NDNS/size")
 pages=$((size / $(getconf PAGESIZE)))
 memmap=$((pages * 64 / $(getconf PAGESIZE)))	# in pages
 
@@ -114,7 +114,7 @@ check_cost()
 
 	create "$map" || { ktap_test_fail "map=$map: create: $(tail -n1 "$TMP/ndctl")"; return; }
 	cost=$(cost_of_enabling)
-	reserve=$(( $(cat "$ND/$NDNS/size") - $(cat "$ND/$(pfn_dev)/size") ))
+	reserve=$(( $(cat "$DEVICES/$NDNS/size") - $(cat "$DEVICES/$(pfn_dev)/size") ))
 	ns disable
 	before=$(vmstat nr_memmap_pages)
 	ns enable
@@ -192,12 +192,12 @@ raw()
 	local rc
 
 	ns disable
-	echo 1 >"$ND/$NDNS/force_raw"
+	echo 1 >"$DEVICES/$NDNS/force_raw"
 	ns enable
-	"$@" "/dev/$(basename "$(ls -d "$ND/$NDNS"/block/pmem*)")"
+	"$@" "/dev/$(basename "$(ls -d "$DEVICES/$NDNS"/block/pmem*)")"
 	rc=$?
 	ns disable
-	echo 0 >"$ND/$NDNS/force_raw"
+	echo 0 >"$DEVICES/$NDNS/force_raw"
 	return $rc
 }
 

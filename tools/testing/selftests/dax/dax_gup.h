@@ -41,6 +41,10 @@
 
 #include "kselftest_harness.h"
 
+/* An emulator on a busy machine, with a debugging kernel, takes its time. */
+#undef TEST_TIMEOUT_DEFAULT
+#define TEST_TIMEOUT_DEFAULT 120
+
 #ifndef MAP_SYNC
 #define MAP_SYNC 0x80000
 #endif
