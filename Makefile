@@ -3,7 +3,7 @@
 
 FLAVOR ?= series
 T := tools/dax-gup
-export FLAVOR KSRC FORCE JOBS STOCK RECORD
+export FLAVOR KSRC FORCE JOBS STOCK RECORD DEBUG
 ifneq ($(filter-out series stock debug,$(FLAVOR)),)
 $(error FLAVOR=$(FLAVOR): use series, stock or debug)
 endif
