@@ -19,6 +19,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -35,33 +36,34 @@
 #endif
 
 #define LEN	(4UL << 20)	/* enough for one aligned PMD */
+#define PAGE	4096
 
 static char *map;
 static int disk, pipefd[2];
-static char buf[4096] __attribute__((aligned(4096)));
+static char buf[PAGE];
 
 static ssize_t by_readv(void *addr)
 {
-	struct iovec local = { buf, sizeof(buf) }, remote = { addr, sizeof(buf) };
+	struct iovec local = { buf, PAGE }, remote = { addr, PAGE };
 
 	return process_vm_readv(getpid(), &local, 1, &remote, 1, 0);
 }
 
 static ssize_t by_vmsplice(void *addr)
 {
-	struct iovec iov = { addr, sizeof(buf) };
+	struct iovec iov = { addr, PAGE };
 
 	return vmsplice(pipefd[1], &iov, 1, 0);
 }
 
 static ssize_t by_direct_io(void *addr)
 {
-	return pwrite(disk, addr, sizeof(buf), 0);
+	return pwrite(disk, addr, PAGE, 0);
 }
 
 static ssize_t by_populate(void *addr)
 {
-	return madvise(addr, sizeof(buf), MADV_POPULATE_READ);
+	return madvise(addr, PAGE, MADV_POPULATE_READ);
 }
 
 static const struct {
@@ -87,7 +89,7 @@ int main(void)
 {
 	const char *dir = need("DAX_GUP_GONE_DIR"), *unbind = need("DAX_GUP_GONE_UNBIND");
 	const char *dev = need("DAX_GUP_GONE_DEV"), *disk_name = need("DAX_GUP_DISK");
-	char path[4096];
+	char path[PATH_MAX];
 	unsigned int i;
 	int fd;
 
@@ -110,12 +112,12 @@ int main(void)
 
 	/* Each way works as long as the device does, or the rest proves nothing. */
 	for (i = 0; i < ARRAY_SIZE(ways); i++) {
-		ssize_t ret = ways[i].get(map + 4096 * i);
+		ssize_t ret = ways[i].get(map + PAGE * i);
 
 		if (ret < 0)
 			ksft_exit_fail_perror(ways[i].name);
 	}
-	if (read(pipefd[0], buf, sizeof(buf)) != sizeof(buf))
+	if (read(pipefd[0], buf, PAGE) != PAGE)
 		ksft_exit_fail_perror("emptying the pipe");
 
 	fd = open(unbind, O_WRONLY);
@@ -124,7 +126,7 @@ int main(void)
 
 	ksft_set_plan(ARRAY_SIZE(ways));
 	for (i = 0; i < ARRAY_SIZE(ways); i++) {
-		ssize_t ret = ways[i].get(map + 4096 * (16 + i));
+		ssize_t ret = ways[i].get(map + PAGE * (16 + i));
 		int err = ret < 0 ? errno : 0;
 
 		if (err != EFAULT)

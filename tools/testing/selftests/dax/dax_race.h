@@ -147,6 +147,7 @@ static inline void race_run(struct __test_metadata *_metadata, struct race *race
 		}
 		writes += n == IO_LEN;
 		faults += n != IO_LEN;
+		n -= n % (ssize_t)SECTOR;
 		if (n > 0) {
 			ASSERT_EQ(n, pread(m->disk, got, n, 32 * MB));
 			expect_one_of(_metadata, "disk", got, cand, n);
