@@ -261,4 +261,5 @@ static struct kunit_suite gup_test_suite = {
 	.suite_exit = gup_suite_exit,
 	.test_cases = gup_test_cases,
 };
+
 kunit_test_suite(gup_test_suite);
