@@ -16,7 +16,7 @@ KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 jobs=${JOBS:-$(nproc)}
 
 export GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1 LC_ALL=C.UTF-8
-export CCACHE_DIR=$cache/ccache CCACHE_BASEDIR=$work CCACHE_NOHASHDIR=1 CCACHE_MAXSIZE=8G
+export CCACHE_DIR=$cache/ccache CCACHE_BASEDIR=$work CCACHE_NOHASHDIR=1 CCACHE_DEPEND=1 CCACHE_MAXSIZE=8G
 export KBUILD_BUILD_TIMESTAMP=1970-01-01 KBUILD_BUILD_USER=dax KBUILD_BUILD_HOST=gup
 
 say() { printf '== %s\n' "$*" >&2; }
