@@ -10,40 +10,13 @@
 #
 # Needs ndctl, mkfs.ext4 and nothing else that mounts or unmounts meanwhile.
 
-# shellcheck disable=SC1091
 DIR="$(dirname "$(readlink -f "$0")")"
-. "$DIR"/../kselftest/ktap_helpers.sh
+# shellcheck source=dax_ns.sh
+. "$DIR"/dax_ns.sh
 
-DEVICES=/sys/bus/nd/devices
-MNT=
-TMP=
-
-cleanup()
-{
-	[ -z "$MNT" ] || umount "$MNT" 2>/dev/null
-	[ -z "$TMP" ] || rm -rf "$TMP"
-}
-
-skip_all()
-{
-	ktap_skip_all "$1"
-	exit "$KSFT_SKIP"
-}
-
-ktap_print_header
-[ "$UID" = 0 ] || skip_all "must be run as root"
-NDNS=${DAX_GUP_NDNS:-}
+need mkfs.ext4
 DISK=${DAX_GUP_DISK:-}
-[ -n "$NDNS" ] || skip_all "DAX_GUP_NDNS is not set"
 [ -n "$DISK" ] || skip_all "DAX_GUP_DISK is not set"
-[ -d "$DEVICES/$NDNS" ] || skip_all "there is no $NDNS"
-for tool in ndctl mkfs.ext4; do
-	command -v $tool >/dev/null || skip_all "there is no $tool"
-done
-
-trap cleanup EXIT
-TMP=$(mktemp -d)
-dmesg >"$TMP/dmesg"
 
 vmstat()
 {
@@ -57,36 +30,6 @@ free_pages()
 	echo 3 >/proc/sys/vm/drop_caches
 	awk '$1 == "nr_free_pages" || $1 == "count:" { sum += $2 } END { print sum }' \
 		/proc/zoneinfo
-}
-
-ns()
-{
-	ndctl "$1-namespace" "$NDNS" >/dev/null 2>&1
-}
-
-create()
-{
-	ndctl create-namespace -f -e "$NDNS" -m fsdax -M "$1" >"$TMP/ndctl" 2>&1
-}
-
-# The pfn device that has claimed the namespace.
-pfn_dev()
-{
-	local dev
-
-	for dev in "$DEVICES"/pfn*; do
-		[ "$(cat "$dev/namespace" 2>/dev/null)" = "$NDNS" ] || continue
-		basename "$dev"
-		return
-	done
-	return 1
-}
-
-pmem_dev()
-{
-	local dev
-
-	dev=$(ls -d "$DEVICES/$(pfn_dev)"/block/pmem* 2>/dev/null) && echo "/dev/${dev##*/}"
 }
 
 # Least of three: what else allocates in the meantime can but add.
@@ -146,7 +89,6 @@ check_pin()
 	before=$(vmstat devmap_pinned)
 	pmem=$(pmem_dev)
 	MNT=$TMP/mnt
-	mkdir -p "$MNT"
 	dd if=/dev/urandom of="$DISK" bs=1M count=4 oflag=direct status=none
 	mkfs.ext4 -q -F -b 4096 "$pmem" && mount -o dax=always "$pmem" "$MNT" &&
 		"$DIR"/dax_copy --to-map "$MNT/file" "$DISK" 0 $len 1M &&
@@ -230,7 +172,7 @@ check_refused()
 	before=$(vmstat nr_memmap_pages)
 	ns enable
 	dev=$(pfn_dev)
-	error=$( { echo "$dev" >/sys/bus/nd/drivers/nd_pmem/bind; } 2>&1)
+	error=$( { echo "$dev" >"$DRIVER/bind"; } 2>&1)
 	ktap_print_msg "$what: bind of $dev says ${error##*: }"
 	[ -n "$dev" ] && [ -n "$error" ] && [ -z "$(pmem_dev)" ]
 	ktap_test_result "$what: refused" [ $? = 0 ]
@@ -258,11 +200,5 @@ check_refused "no reserve" 0
 create dev && [ -n "$(pmem_dev)" ]
 ktap_test_result "namespace is usable again" [ $? = 0 ]
 
-dmesg | tail -n +$(($(wc -l <"$TMP/dmesg") + 1)) >"$TMP/new_dmesg"
-if grep -E 'WARNING:|BUG:|Oops|Call Trace' "$TMP/new_dmesg" | sed 's/^/# /' | grep .; then
-	ktap_test_fail "kernel log is clean"
-else
-	ktap_test_pass "kernel log is clean"
-fi
-
+check_log
 ktap_finished
