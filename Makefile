@@ -3,7 +3,7 @@
 
 FLAVOR ?= series
 T := tools/dax-gup
-export FLAVOR KSRC FORCE JOBS STOCK RECORD DEBUG
+export FLAVOR KSRC FORCE JOBS STOCK RECORD DEBUG FULL
 ifneq ($(filter-out series stock debug,$(FLAVOR)),)
 $(error FLAVOR=$(FLAVOR): use series, stock or debug)
 endif
@@ -25,7 +25,7 @@ help:
 ##   make roundtrip  proves that both ways are exact
 ##   make image      builds the kernel and prints its path; FLAVOR=series|stock|debug
 ##   make series     the complete series as mails with a cover letter, and as a quilt tarball
-##   make bisect     builds every patch on its predecessors, with the features on and off
+##   make bisect     builds every patch on its predecessors, with the features on and off; FULL=1 spares nothing
 ##   make lint       checkpatch, sparse, coccinelle, kernel-doc, shellcheck, codespell
 ##
 ## Variables: FLAVOR=  KSRC=DIR (a 7.3 tree of your own)  FORCE=1 (tree, export)  JOBS=N  XDG_CACHE_HOME=DIR

@@ -78,6 +78,24 @@ logged() {
 	die "$what failed: see $log"
 }
 
+# configure SRC OUT FRAGMENT...: OUT/.config for SRC from config/FRAGMENT.config. Done again only if one of these or a Kconfig
+# has changed, since a new .config rebuilds a lot.
+configure() {
+	local src=$1 out=$2 list key
+	shift 2
+	list=("${@/#/$tools/config/}")
+	list=("${list[@]/%/.config}")
+	key=$({ cat "${list[@]}"; git -C "$src" ls-files -z -- '*Kconfig*' | (cd "$src" && xargs -0 sha256sum); } |
+		sha256sum | cut -d' ' -f1)
+	[ -f "$out/.config" ] && [ "$key" = "$(cat "$out/config.key" 2>/dev/null)" ] && return
+	say "configuring ${out##*/}"
+	mkdir -p "$out"
+	rm -f "$out/config.key"
+	(cd "$src" && ARCH=x86 CC="ccache gcc" scripts/kconfig/merge_config.sh -n -O "$out" "${list[@]}") \
+		>"$out/config.log" 2>&1 </dev/null || die "merge_config.sh failed: see $out/config.log"
+	echo "$key" >"$out/config.key"
+}
+
 # debian_mirror: the URI that this machine's apt takes Debian from.
 debian_mirror() {
 	# shellcheck disable=SC2016 # apt expands it
