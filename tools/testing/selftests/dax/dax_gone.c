@@ -1,15 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A device that is gone gets no new pins, though pages of it are still mapped.
+ * A device that is gone gets no new pins.
  *
  * Maps a file on DAX, unbinds the device below, and asks GUP for the pages in as
- * many ways as user space has. The page tables still point at them, the memmap
- * is gone: a kernel that takes the pages without asking the device oopses in the
- * first case. Recorded on stock: crash.
- *
- * Nobody revokes such a mapping yet, so its end would oops, too. For this reason
- * the program does not end: it says so and waits for the machine to be powered
- * off. Run it last.
+ * many ways as user space has. A kernel that leaves the page tables pointing at
+ * them, and takes the pages without asking the device, oopses in the first case.
+ * Recorded on stock: crash.
  *
  *   DAX_GUP_GONE_DIR	 directory on a DAX filesystem
  *   DAX_GUP_GONE_UNBIND sysfs file of the driver to unbind from
@@ -134,9 +130,5 @@ int main(void)
 		ksft_test_result(err == EFAULT, "%s of an unbound device's page: EFAULT\n",
 				 ways[i].name);
 	}
-	ksft_print_cnts();
-	printf("# not ending, see dax_gone.c; power off now\n");
-	fflush(stdout);
-	for (;;)
-		pause();
+	ksft_finished();
 }
