@@ -78,6 +78,11 @@ struct dax_map {
 	bool private;
 };
 
+#define EXT4	.env = "DAX_GUP_EXT4", .peer = "DAX_GUP_XFS"
+#define XFS	.env = "DAX_GUP_XFS", .peer = "DAX_GUP_EXT4"
+#define SYNC	(MAP_SHARED_VALIDATE | MAP_SYNC)
+
+#ifndef DAX_OWN_FIXTURE
 /* Each program has its own setup; the parent, which unlinks the file, shares this. */
 FIXTURE(dax) {
 	struct dax_map m;
@@ -88,10 +93,6 @@ FIXTURE(dax) {
 FIXTURE_VARIANT(dax) {
 	struct dax_kind kind;
 };
-
-#define EXT4	.env = "DAX_GUP_EXT4", .peer = "DAX_GUP_XFS"
-#define XFS	.env = "DAX_GUP_XFS", .peer = "DAX_GUP_EXT4"
-#define SYNC	(MAP_SHARED_VALIDATE | MAP_SYNC)
 
 FIXTURE_VARIANT_ADD(dax, ext4_pmd_shared) {
 	.kind = { EXT4, .flags = MAP_SHARED, .pmd = true },
@@ -161,6 +162,14 @@ FIXTURE_VARIANT_ADD(dax, devdax_pte) {
 	},
 };
 #endif
+
+/* In the parent: the process that may have pinned pages of the file is gone. */
+FIXTURE_TEARDOWN_PARENT(dax)
+{
+	if (self->m.kind && !self->m.kind->device)
+		unlink(self->m.path);
+}
+#endif /* DAX_OWN_FIXTURE */
 
 /* Bytes as a function of their offset and a seed, different in every sector. */
 static inline void fill(void *buf, size_t len, unsigned int seed)
@@ -411,13 +420,6 @@ static inline void map_setup(struct __test_metadata *_metadata, struct dax_map *
 	touch(m);
 	expect_leaves(_metadata, m, m->addr, len);
 	m->addr = dax_mmap(_metadata, m, m->addr, kind->flags);
-}
-
-/* In the parent: the process that may have pinned pages of the file is gone. */
-FIXTURE_TEARDOWN_PARENT(dax)
-{
-	if (self->m.kind && !self->m.kind->device)
-		unlink(self->m.path);
 }
 
 /* What the file or device holds, as seen from outside the mapping. */

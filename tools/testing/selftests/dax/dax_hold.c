@@ -14,7 +14,11 @@
  *	open	the file, no longer mapped
  *	closed	nothing: the kernel alone remembers the pages
  *	unlinked the mapping, of a file without a name
- *	pin	a page in a pipe, and neither the mapping nor the file
+ *	pin	a page in a pipe, and neither the mapping nor the file; at SIGUSR1 it
+ *		reads it, and says "read"
+ *	last	the same, of a file without a name, so that it has been the last to
+ *		close it
+ *	readpin	the same, without having filled or written to the file
  *	check	nothing at all: it compares instead, and exits
  */
 #define _GNU_SOURCE
@@ -29,6 +33,8 @@
 #include <unistd.h>
 
 #define PAGE	4096
+
+static const char pattern[] = "dax_hold";
 
 static sigjmp_buf no_page;
 static volatile sig_atomic_t reading;
@@ -64,12 +70,36 @@ static const char *try_to_read(char *addr)
 	return found;
 }
 
+static void pin(int *pipefd, char *page)
+{
+	struct iovec iov = { page, PAGE };
+
+	if (pipe(pipefd) || vmsplice(pipefd[1], &iov, 1, 0) != PAGE)
+		die("vmsplice");
+}
+
+/* Read it, and keep the pin. */
+static const char *read_pinned(int *pipefd)
+{
+	char buf[PAGE];
+	int copy[2], i;
+
+	if (pipe(copy) || tee(pipefd[0], copy[1], PAGE, 0) != PAGE ||
+	    read(copy[0], buf, PAGE) != PAGE)
+		die("tee");
+	close(copy[0]);
+	close(copy[1]);
+	for (i = 0; i < PAGE; i++)
+		if (buf[i] != pattern[i % 8])
+			return "read nonsense";
+	return "read";
+}
+
 int main(int argc, char **argv)
 {
 	struct sigaction sa = { .sa_handler = sigbus };
+	int fd, sig, prot, pipefd[2] = { -1, -1 };
 	const char *how, *found;
-	int fd, sig, pipefd[2];
-	struct iovec iov;
 	size_t len, i;
 	sigset_t set;
 	char *map;
@@ -84,17 +114,18 @@ int main(int argc, char **argv)
 	fd = open(argv[1], O_RDWR);
 	if (fd < 0)
 		die(argv[1]);
-	map = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	prot = strcmp(how, "check") && strcmp(how, "readpin") ? PROT_WRITE : 0;
+	map = mmap(NULL, len, PROT_READ | prot, MAP_SHARED, fd, 0);
 	if (map == MAP_FAILED)
 		die("mmap");
-	if (!strcmp(how, "check")) {
-		for (i = 0; i < len; i++)
-			if (map[i] != "dax_hold"[i % 8])
-				return 1;
-		return 0;
+	for (i = 0; i < len; i++) {
+		if (prot)
+			map[i] = pattern[i % 8];
+		else if (map[i] != pattern[i % 8])
+			return 1;
 	}
-	for (i = 0; i < len; i++)
-		map[i] = "dax_hold"[i % 8];
+	if (!strcmp(how, "check"))
+		return 0;
 
 	sigemptyset(&set);
 	sigaddset(&set, SIGUSR1);
@@ -102,12 +133,9 @@ int main(int argc, char **argv)
 	if (sigaction(SIGBUS, &sa, NULL) || sigprocmask(SIG_BLOCK, &set, NULL))
 		die("signals");
 
-	if (!strcmp(how, "pin")) {
-		iov.iov_base = map;
-		iov.iov_len = PAGE;
-		if (pipe(pipefd) || vmsplice(pipefd[1], &iov, 1, 0) != PAGE)
-			die("vmsplice");
-	} else if (!strcmp(how, "unlinked")) {
+	if (!strcmp(how, "pin") || !strcmp(how, "last") || !strcmp(how, "readpin"))
+		pin(pipefd, map);
+	if (!strcmp(how, "unlinked") || !strcmp(how, "last")) {
 		if (unlink(argv[1]))
 			die("unlink");
 	} else if (!strcmp(how, "private")) {
@@ -122,14 +150,14 @@ int main(int argc, char **argv)
 				return 1;
 		}
 	}
-	if (!strcmp(how, "open") || !strcmp(how, "closed") || !strcmp(how, "pin"))
+	if (!strcmp(how, "open") || !strcmp(how, "closed") || pipefd[0] >= 0)
 		munmap(map, len);
 	if (strcmp(how, "open"))
 		close(fd);
 	say("holding");
 
 	while (!sigwait(&set, &sig) && sig == SIGUSR1) {
-		found = try_to_read(map);
+		found = pipefd[0] >= 0 ? read_pinned(pipefd) : try_to_read(map);
 		if (!strcmp(how, "private")) {
 			printf("%s, copy ", found);
 			found = try_to_read(map + PAGE);

@@ -19,11 +19,8 @@
 # the last.
 
 DIR="$(dirname "$(readlink -f "$0")")"
-# shellcheck source=dax_ns.sh
-. "$DIR"/dax_ns.sh
-
-LEN=$((4 << 20))
-SECS=30
+# shellcheck source=dax_held.sh
+. "$DIR"/dax_held.sh
 
 # What dax_hold holds, on each of these. rmap0 and rmap1: XFS with a reverse map, and
 # the file in that allocation group of two.
@@ -35,28 +32,6 @@ for fs in devdax xfs rmap0; do
 	TESTS+=("unbind.$fs.map" "unbind.$fs.pin")
 done
 TESTS+=("unbind.rmap1.map")
-
-# within_secs COMMAND...: it comes true in time.
-within_secs()
-{
-	local i
-
-	for ((i = 0; i < SECS * 10; i++)); do
-		"$@" && return
-		sleep 0.1
-	done
-	return 1
-}
-
-gone()
-{
-	! kill -0 "$1" 2>/dev/null
-}
-
-new_dmesg()
-{
-	dmesg | tail -n +$(($(wc -l <"$TMP/dmesg") + 1))
-}
 
 # A file in this allocation group: XFS changes the group from directory to directory.
 file_in_group()
@@ -90,14 +65,6 @@ make_file()
 	esac
 }
 
-hold()
-{
-	: >"$TMP/holder"
-	"$DIR"/dax_hold "$file" "$LEN" "$1" >"$TMP/holder" &
-	holder=$!
-	within_secs grep -q holding "$TMP/holder"
-}
-
 unbind()
 {
 	echo "$dev" >"$driver/unbind" &
@@ -112,17 +79,6 @@ says_why()
 waits_for_the_pin()
 {
 	within_secs says_why && ! gone "$unbinder" && kill "$holder"
-}
-
-accesses_give()
-{
-	kill -USR1 "$holder" && within_secs grep -q "$1" "$TMP/holder"
-}
-
-end_holder()
-{
-	kill "$holder" 2>/dev/null
-	wait "$holder"
 }
 
 unmounts()
@@ -141,22 +97,6 @@ data_are_there()
 		mount -o dax=always "$(pmem_dev)" "$MNT" &&
 			"$DIR"/dax_hold "$file" "$LEN" check && umount "$MNT"
 	fi
-}
-
-log_is_clean()
-{
-	! new_dmesg | grep -E 'WARNING:|BUG:|Oops|Call Trace|blocked for more' | sed 's/^/# /' | grep .
-}
-
-# step NAME COMMAND...
-step()
-{
-	local name=$1
-
-	shift
-	"$@" && return
-	ktap_print_msg "not so: $name"
-	return 1
 }
 
 run()
@@ -186,28 +126,12 @@ run()
 	return $ret
 }
 
-only=()
-while [ $# -gt 0 ]; do
-	case $1 in
-	-l)	{ # FIXTURE, VARIANT and TEST in columns, as the programs on the harness list theirs
-			printf '%-20s %-25s %s\n' FIXTURE VARIANT TEST
-			for test in "${TESTS[@]}"; do
-				IFS=. read -r fixture variant name <<<"$test"
-				printf '%-20s %-25s %s\n' "$fixture" "$variant" "$name"
-			done
-		} >&2
-		exit ;;
-	-r)	only+=("$2") && shift 2 ;;
-	*)	sed -n 's/^#   //p' "$0" >&2; exit 2 ;;
-	esac
-done
-
+choose "$@"
 need mkfs.ext4 mkfs.xfs xfs_bmap
 
 MNT=$TMP/mnt
 holder='' file='' dev='' driver='' unbinder=''
 
-[ ${#only[@]} -gt 0 ] || only=("${TESTS[@]}")
 ktap_set_plan ${#only[@]}
 [[ "${only[*]}" = unbind.devdax.* ]] || create mem || ktap_exit_fail_msg "create: $(tail -n1 "$TMP/ndctl")"
 for test in "${only[@]}"; do
