@@ -152,10 +152,6 @@ TEST_F(reflink, last_file_keeps_pinned)
 	char path[PATH_MAX];
 	int fd;
 
-	/* Small entries of the same file count as those of another in a huge folio. */
-	if (variant->a->pmd && !variant->b->pmd)
-		SKIP(return, "entries of different size share a folio");
-
 	/* A third file, so that the copy has to be copied, too. */
 	fd = open_file(_metadata, getenv(xfs_kind.env), "third", path);
 	unlink(path);
@@ -163,8 +159,14 @@ TEST_F(reflink, last_file_keeps_pinned)
 	touch(&self->a);
 	touch(&self->b);
 	pipe_fill(_metadata, self->pipefd, self->a.addr + PINNED, PAGE);
-	expect_exit(_metadata, write_in_child(self->a.addr + PINNED, 'x'), 0);
-	copy_waits(_metadata, self, &self->b);
+	/* The small entries in a huge folio may be for other pages: all stay. */
+	if (variant->a->pmd && !variant->b->pmd) {
+		copy_waits(_metadata, self, &self->a);
+		self->b.addr[PINNED] = 'x';
+	} else {
+		expect_exit(_metadata, write_in_child(self->a.addr + PINNED, 'x'), 0);
+		copy_waits(_metadata, self, &self->b);
+	}
 	self->want[PINNED] = 'x';
 	expect_both(_metadata, self, self->want);
 }
