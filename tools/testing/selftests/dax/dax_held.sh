@@ -69,6 +69,13 @@ step()
 	return 1
 }
 
+# For a failure after which no other test can run.
+not_ending()
+{
+	echo "# not ending, see $(basename "$0"); start the machine anew"
+	sleep infinity
+}
+
 # choose ARGUMENT...: which of the TESTS to run; or list them, as the programs on the
 # harness do, in columns.
 choose()
