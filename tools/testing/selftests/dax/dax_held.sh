@@ -35,7 +35,8 @@ new_dmesg()
 
 log_is_clean()
 {
-	! new_dmesg | grep -E 'WARNING:|BUG:|Oops|Call Trace|blocked for more' | sed 's/^/# /' | grep .
+	! new_dmesg | grep -E 'WARNING:|BUG:|Oops|Call Trace|blocked for more' |
+		sed 's/^/# /' | grep .
 }
 
 # hold HOW

@@ -107,7 +107,7 @@ static pid_t write_in_child(char *addr, char val)
 	pid_t pid = fork_child();
 
 	if (!pid) {
-		*(volatile char *)addr = val;
+		*addr = val;
 		_exit(0);
 	}
 	return pid;

@@ -107,7 +107,8 @@ run()
 	IFS=. read -r _ fs how <<<"$1"
 	dmesg >"$TMP/dmesg"
 	if [ "$fs" = devdax ]; then
-		file=$DAX_GUP_DAXDEV dev=${DAX_GUP_DAXDEV##*/} driver=/sys/bus/dax/drivers/device_dax
+		file=$DAX_GUP_DAXDEV dev=${DAX_GUP_DAXDEV##*/}
+		driver=/sys/bus/dax/drivers/device_dax
 	else
 		step "a file" make_file "$fs" || return
 	fi
@@ -119,10 +120,12 @@ run()
 	step "the unbind ends" within_secs gone "$unbinder" || return
 	case $how in
 	map | unlinked)	step "access gives SIGBUS" accesses_give '^SIGBUS' || ret=1 ;;
-	private)	step "access gives SIGBUS, but a copy stays" accesses_give '^SIGBUS, copy read$' || ret=1 ;;
+	private)	step "access gives SIGBUS, but a copy stays" \
+				accesses_give '^SIGBUS, copy read$' || ret=1 ;;
 	esac
 	end_holder
-	step "unmounts" unmounts && step "bound again, the data are there" data_are_there "$how" || ret=1
+	step "unmounts" unmounts &&
+		step "bound again, the data are there" data_are_there "$how" || ret=1
 	step "the kernel log is clean" log_is_clean || ret=1
 	return $ret
 }
@@ -134,7 +137,8 @@ MNT=$TMP/mnt
 holder='' file='' dev='' driver='' unbinder=''
 
 ktap_set_plan ${#only[@]}
-[[ "${only[*]}" = unbind.devdax.* ]] || create mem || ktap_exit_fail_msg "create: $(tail -n1 "$TMP/ndctl")"
+[[ "${only[*]}" = unbind.devdax.* ]] || create mem ||
+	ktap_exit_fail_msg "create: $(tail -n1 "$TMP/ndctl")"
 for test in "${only[@]}"; do
 	echo "#  RUN           $test ..."
 	if [[ $test = *.devdax.* && -z ${DAX_GUP_DAXDEV:-} ]]; then
