@@ -3,12 +3,12 @@
 
 FLAVOR ?= series
 T := tools/dax-gup
-export FLAVOR KSRC FORCE JOBS STOCK RECORD DEBUG FULL
+export FLAVOR KSRC FORCE JOBS STOCK RECORD DEBUG FULL MINUTES CYCLES
 ifneq ($(filter-out series stock debug,$(FLAVOR)),)
 $(error FLAVOR=$(FLAVOR): use series, stock or debug)
 endif
 
-.PHONY: help demo check tree export roundtrip image series bisect lint shell
+.PHONY: help demo check soak tree export roundtrip image series bisect lint shell
 .NOTPARALLEL:
 
 help:
@@ -18,6 +18,7 @@ help:
 ##
 ##   make demo       direct I/O between a disk and a DAX mapping, in a guest; FLAVOR=stock shows what the base lacks
 ##   make check      all tests; ends with "N passed, N failed"; STOCK=1 also holds the base to its recorded results
+##   make soak       devices come and go under load, on the debug kernel; MINUTES=60, and until CYCLES=1000
 ##   make shell      an interactive guest with persistent memory, ndctl, mkfs, fio
 ##
 ##   make tree       base + series as the git branch dax-gup, one commit a patch; prints where
@@ -32,5 +33,6 @@ help:
 tree export roundtrip:
 	@$(T)/tree $@
 
-image series bisect lint check demo shell:
+soak: FLAVOR = debug
+image series bisect lint check soak demo shell:
 	@$(T)/$@

@@ -37,22 +37,17 @@ create_target()
 	dmsetup create $NAME --table "0 $size $*"
 }
 
-# What it is given: ROUND
-pattern()
-{
-	yes "dax_dm $1" | head -c "$((MB << 20))"
-}
-
+# put ROUND: give it data, and keep a copy.
 put()
 {
-	pattern "$1" | dd of="/dev/mapper/$NAME" bs=1M seek="$(($1 * MB))" iflag=fullblock \
-		oflag=direct status=none
+	yes "dax_dm $1" | head -c "$((MB << 20))" >"$TMP/$1"
+	dd if="$TMP/$1" of="/dev/mapper/$NAME" bs=1M seek="$(($1 * MB))" oflag=direct status=none
 }
 
 has()
 {
 	dd if="/dev/mapper/$NAME" bs=1M skip="$(($1 * MB))" count=$MB iflag=direct status=none |
-		cmp -s - <(pattern "$1")
+		cmp -s - "$TMP/$1"
 }
 
 unbind()

@@ -26,13 +26,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
-#include <linux/fs.h>
 #include <linux/futex.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
@@ -40,20 +36,11 @@
 #include <sys/wait.h>
 
 #include "kselftest_harness.h"
+#include "dax_data.h"
 
 /* An emulator on a busy machine, with a debugging kernel, takes its time. */
 #undef TEST_TIMEOUT_DEFAULT
 #define TEST_TIMEOUT_DEFAULT 120
-
-#ifndef MAP_SYNC
-#define MAP_SYNC 0x80000
-#endif
-
-#define KB		1024UL
-#define MB		(1024 * KB)
-#define SECTOR		512UL
-#define PMD_SIZE	(2 * MB)	/* map_setup() checks it */
-#define PAGE		((size_t)getpagesize())
 
 /* Seeds of the patterns; a test takes FIRST_SEED and what follows for its own. */
 enum { FILE_SEED = 1, PEER_SEED, VICTIM_SEED, FIRST_SEED = 16 };
@@ -170,18 +157,6 @@ FIXTURE_TEARDOWN_PARENT(dax)
 		unlink(self->m.path);
 }
 #endif /* DAX_OWN_FIXTURE */
-
-/* Bytes as a function of their offset and a seed, different in every sector. */
-static inline void fill(void *buf, size_t len, unsigned int seed)
-{
-	__u64 *p = buf, x;
-	size_t i;
-
-	for (i = 0; i < len / sizeof(*p); i++) {
-		x = (i + ((__u64)seed << 32)) * 0x9e3779b97f4a7c15ULL;
-		p[i] = x ^ x >> 32;
-	}
-}
 
 static inline void expect_same(struct __test_metadata *_metadata, const char *what,
 			       const void *want, const void *got, size_t len)
@@ -307,18 +282,6 @@ static inline char *dax_mmap(struct __test_metadata *_metadata, struct dax_map *
 		TH_LOG("mmap %s: %s", m->path, strerror(errno));
 	}
 	return addr;
-}
-
-/* XFS then keeps extents of the file 2 MiB aligned; ext4 does not know and need it. */
-static inline void set_extent_size(int fd)
-{
-	struct fsxattr attr;
-
-	if (ioctl(fd, FS_IOC_FSGETXATTR, &attr))
-		return;
-	attr.fsx_xflags |= FS_XFLAG_EXTSIZE;
-	attr.fsx_extsize = PMD_SIZE;
-	ioctl(fd, FS_IOC_FSSETXATTR, &attr);
 }
 
 static inline int open_file(struct __test_metadata *_metadata, const char *dir,
@@ -481,16 +444,6 @@ static inline void disk_expect(struct __test_metadata *_metadata, int disk,
 	ASSERT_EQ((ssize_t)len, pread(disk, buf, len, 0));
 	expect_same(_metadata, "disk", want, buf, len);
 	munmap(buf, len);
-}
-
-/* A child that dies with its parent. */
-static inline pid_t fork_child(void)
-{
-	pid_t pid = fork();
-
-	if (!pid)
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-	return pid;
 }
 
 static inline void expect_exit(struct __test_metadata *_metadata, pid_t pid, int code)

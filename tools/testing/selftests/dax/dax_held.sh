@@ -39,18 +39,23 @@ log_is_clean()
 		sed 's/^/# /' | grep .
 }
 
-# hold HOW
+# hold HOW [DISK]
 hold()
 {
 	: >"$TMP/holder"
-	"$DIR"/dax_hold "$file" "$LEN" "$1" >"$TMP/holder" &
+	"$DIR"/dax_hold "$file" "$LEN" "$@" >"$TMP/holder" &
 	holder=$!
-	within_secs grep -q holding "$TMP/holder"
+	holder_says holding
+}
+
+holder_says()
+{
+	within_secs grep -q "$1" "$TMP/holder"
 }
 
 accesses_give()
 {
-	kill -USR1 "$holder" && within_secs grep -q "$1" "$TMP/holder"
+	kill -USR1 "$holder" && holder_says "$1"
 }
 
 end_holder()
@@ -68,6 +73,13 @@ step()
 	"$@" && return
 	ktap_print_msg "not so: $name"
 	return 1
+}
+
+# skip TEST REASON: ktap_test_skip has no room for one.
+skip()
+{
+	__ktap_test ok "$1" "SKIP $2"
+	KTAP_CNT_SKIP=$((KTAP_CNT_SKIP + 1))
 }
 
 # For a failure after which no other test can run.

@@ -5,7 +5,7 @@
 # What the scripts share that make and unmake a namespace, to be sourced. The
 # contents of the namespace are destroyed:
 #
-#   DAX_GUP_NDNS=namespaceX.Y	a pmem namespace
+#   DAX_GUP_NDNS=namespaceX.Y	a pmem namespace; or what else WHERE names
 
 # shellcheck disable=SC1091
 . "$DIR"/../kselftest/ktap_helpers.sh
@@ -14,6 +14,7 @@ DEVICES=/sys/bus/nd/devices
 DRIVER=/sys/bus/nd/drivers/nd_pmem
 MNT=
 TMP=
+WHERE=DAX_GUP_NDNS
 
 cleanup()
 {
@@ -34,8 +35,8 @@ need()
 
 	ktap_print_header
 	[ "$UID" = 0 ] || skip_all "must be run as root"
-	NDNS=${DAX_GUP_NDNS:-}
-	[ -n "$NDNS" ] || skip_all "DAX_GUP_NDNS is not set"
+	NDNS=${!WHERE:-}
+	[ -n "$NDNS" ] || skip_all "$WHERE is not set"
 	[ -d "$DEVICES/$NDNS" ] || skip_all "there is no $NDNS"
 	for tool in ndctl "$@"; do
 		command -v "$tool" >/dev/null || skip_all "there is no $tool"

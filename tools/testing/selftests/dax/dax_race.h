@@ -51,14 +51,6 @@ static inline void *race_thread(void *arg)
 	return (void *)error;
 }
 
-static inline long now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * 1000L + ts.tv_nsec / 1000000;
-}
-
 /*
  * Each byte must be what one of the candidates, NULL at the end, has there. Not each
  * sector: what direct I/O could not pin, the block layer copies, and a copy may
