@@ -33,9 +33,10 @@ new_dmesg()
 	dmesg | tail -n +$(($(wc -l <"$TMP/dmesg") + 1))
 }
 
+# log_is_clean [PATTERN]: of this, too
 log_is_clean()
 {
-	! new_dmesg | grep -E 'WARNING:|BUG:|Oops|Call Trace|blocked for more' |
+	! new_dmesg | grep -E "WARNING:|BUG:|Oops|blocked for more${1:+|$1}" |
 		sed 's/^/# /' | grep .
 }
 
