@@ -190,6 +190,31 @@ TEST_F(reflink, call_fails_on_pin)
 	expect_both(_metadata, self, want_b);
 }
 
+/* What a failed write has allocated does not get into the file where that has holes. */
+TEST_F(reflink, holes_after_failed_call)
+{
+	struct dax_map *a = &self->a;
+	char *want_b = file_pattern(_metadata, &self->b);
+	char *buf = buffer(_metadata, 64 * KB);
+	size_t off;
+
+	pipe_fill(_metadata, self->pipefd, a->addr + PINNED, PAGE);
+	ASSERT_EQ(-1, pwrite(a->fd, buf, 64 * KB, PMD_SIZE));
+	ASSERT_EQ(EBUSY, errno);
+	pipe_expect(_metadata, self->pipefd, self->want + PINNED, PAGE);
+
+	for (off = PMD_SIZE; off < PMD_SIZE + 64 * KB; off += 2 * PAGE) {
+		ASSERT_EQ(0, fallocate(a->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+				       off, PAGE));
+		ASSERT_EQ((off_t)off, lseek(a->fd, off, SEEK_HOLE));
+		memset(self->want + off, 0, PAGE);
+	}
+	/* Where a PMD would fit, but for the data behind the hole. */
+	a->addr[PMD_SIZE] = 'x';
+	self->want[PMD_SIZE] = 'x';
+	expect_both(_metadata, self, want_b);
+}
+
 struct writer {
 	pthread_t thread;
 	struct dax_map *m;

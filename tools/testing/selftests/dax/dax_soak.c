@@ -1120,6 +1120,16 @@ static unsigned int cycles(void)
 	return sum;
 }
 
+/* What everybody who does not run waits for goes to the kernel's log. */
+static void show_blocked(void)
+{
+	int fd = open("/proc/sysrq-trigger", O_WRONLY);
+
+	if (fd < 0 || write(fd, "w", 1) != 1)
+		ksft_perror("/proc/sysrq-trigger");
+	close(fd);
+}
+
 /* Returns the exit status. */
 static int watch(long end, unsigned int min_cycles)
 {
@@ -1141,14 +1151,17 @@ static int watch(long end, unsigned int min_cycles)
 		line = look_at_log(log);
 		if (line) {
 			ksft_print_msg("the kernel says: %s\n", line);
+			show_blocked();
 			return 1;
 		}
 		if (soak->failed) {
 			ksft_print_msg("%s\n", soak->error);
 			return 1;
 		}
-		if (anybody_late())
+		if (anybody_late()) {
+			show_blocked();
 			return 2;
+		}
 		if (now_ms() >= end && cycles() >= min_cycles)
 			soak->stop = true;
 		if (pid <= 0)

@@ -104,7 +104,6 @@ make_fs || ktap_exit_fail_msg "mkfs: $(head -n1 "$TMP/mkfs")"
 "$DIR"/dax_soak "${DAX_GUP_SOAK_SECONDS:-60}" "${DAX_GUP_SOAK_CYCLES:-0}" "$DISK" "${places[@]}"
 status=$?
 if [ $status = 2 ]; then
-	echo w >/proc/sysrq-trigger
 	dmesg | tail -n 300 | sed 's/^/# /'
 	ktap_test_fail "soak"
 	not_ending
