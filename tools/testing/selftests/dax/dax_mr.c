@@ -39,9 +39,10 @@ int main(int argc, char **argv)
 {
 	struct ibv_context *context;
 	struct ibv_pd *pd;
+	sigset_t set;
 	size_t len;
 	char *map;
-	int fd;
+	int fd, sig;
 
 	if (argc != 4) {
 		fputs("usage: dax_mr DEVICE FILE LENGTH\n", stderr);
@@ -64,8 +65,10 @@ int main(int argc, char **argv)
 	if (!ibv_reg_mr(pd, map, len, IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE))
 		die("ibv_reg_mr");
 
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigprocmask(SIG_BLOCK, &set, NULL);
 	puts("holding");
 	fflush(stdout);
-	pause();
-	return 0;
+	return sigwait(&set, &sig);
 }

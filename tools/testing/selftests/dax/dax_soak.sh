@@ -77,15 +77,15 @@ are_intact()
 		sed 's/^/# /' "$TMP/fsck"
 		ret=1
 	done
-	return $ret
+	return "$ret"
 }
 
 # Twice, since what is on its way from one place to another may not be found.
 nothing_leaks()
 {
 	sleep 6
-	echo scan >$LEAKS && echo scan >$LEAKS
-	! sed 's/^/# /' $LEAKS | grep .
+	echo scan >"$LEAKS" && echo scan >"$LEAKS"
+	! sed 's/^/# /' "$LEAKS" | grep .
 }
 
 WHERE=DAX_GUP_REGION
