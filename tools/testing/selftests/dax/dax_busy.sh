@@ -135,12 +135,4 @@ holder='' file=$MNT/file busy=$MNT/busy dev='' pmem='' unbinder=''
 
 ktap_set_plan ${#only[@]}
 create mem || ktap_exit_fail_msg "create: $(tail -n1 "$TMP/ndctl")"
-for test in "${only[@]}"; do
-	echo "#  RUN           $test ..."
-	if run "$test"; then
-		ktap_test_pass "$test"
-	else
-		not_ending
-	fi
-done
-ktap_finished
+run_tests

@@ -71,6 +71,14 @@ shows_why()
 	grep -q "^$dev: .*a mapped device" /sys/kernel/debug/pgmap_busy
 }
 
+lacks()
+{
+	local target
+
+	IFS=. read -r _ target _ <<<"$1"
+	modprobe -q "dm-$target" || echo "the kernel has no dm-$target"
+}
+
 run()
 {
 	local target dev ret=0
@@ -102,15 +110,4 @@ export DM_DISABLE_UDEV=1	# or there are no nodes without udev
 unbinder=''
 
 ktap_set_plan ${#only[@]}
-for test in "${only[@]}"; do
-	echo "#  RUN           $test ..."
-	target=${test#*.} target=${target%.*}
-	if ! modprobe -q "dm-$target"; then
-		skip "$test" "the kernel has no dm-$target"
-	elif run "$test"; then
-		ktap_test_pass "$test"
-	else
-		not_ending
-	fi
-done
-ktap_finished
+run_tests

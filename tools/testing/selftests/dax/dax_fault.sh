@@ -134,6 +134,11 @@ no_leak()
 		! sed 's/^/# /' "$leaks" | grep .
 }
 
+lacks()
+{
+	[[ $1 != *.devdax.* || -n ${DAX_GUP_DAXDEV:-} ]] || echo "DAX_GUP_DAXDEV is not set"
+}
+
 run()
 {
 	local fs how n ret=0
@@ -165,14 +170,4 @@ holder='' file='' dev='' pmem='' driver='' unbinder=''
 
 ktap_set_plan ${#only[@]}
 create mem || ktap_exit_fail_msg "create: $(tail -n1 "$TMP/ndctl")"
-for test in "${only[@]}"; do
-	echo "#  RUN           $test ..."
-	if [[ $test = *.devdax.* && -z ${DAX_GUP_DAXDEV:-} ]]; then
-		skip "$test" "DAX_GUP_DAXDEV is not set"
-	elif run "$test"; then
-		ktap_test_pass "$test"
-	else
-		not_ending
-	fi
-done
-ktap_finished
+run_tests

@@ -90,6 +90,31 @@ not_ending()
 	sleep infinity
 }
 
+# What a test has not got, if anything. For scripts to say otherwise.
+lacks()
+{
+	:
+}
+
+# Those chosen, until one fails.
+run_tests()
+{
+	local test why
+
+	for test in "${only[@]}"; do
+		echo "#  RUN           $test ..."
+		why=$(lacks "$test")
+		if [ -n "$why" ]; then
+			skip "$test" "$why"
+		elif run "$test"; then
+			ktap_test_pass "$test"
+		else
+			not_ending
+		fi
+	done
+	ktap_finished
+}
+
 # choose ARGUMENT...: which of the TESTS to run; or list them, as the programs on the
 # harness do, in columns.
 choose()

@@ -215,6 +215,33 @@ TEST_F(reflink, holes_after_failed_call)
 	expect_both(_metadata, self, want_b);
 }
 
+/* A write whose source is a mapping of the very blocks that it replaces. */
+TEST_F(reflink, write_from_itself)
+{
+	struct dax_map *a = &self->a;
+	char *want_b = file_pattern(_metadata, &self->b);
+
+	ASSERT_EQ((ssize_t)(64 * KB), pwrite(a->fd, a->addr + PINNED, 64 * KB, PINNED));
+	expect_both(_metadata, self, want_b);
+}
+
+/* What a write did not get to is as it was, to the byte. */
+TEST_F(reflink, short_write)
+{
+	struct dax_map *a = &self->a;
+	char *want_b = file_pattern(_metadata, &self->b);
+	char *buf = buffer(_metadata, 4 * PAGE);
+	ssize_t len;
+
+	memset(buf, 'z', 2 * PAGE);
+	ASSERT_EQ(0, mprotect(buf + 2 * PAGE, 2 * PAGE, PROT_NONE));
+	len = pwrite(a->fd, buf + PAGE - 100, 3 * PAGE, PINNED);
+	ASSERT_LT(0, len);
+	ASSERT_GE((ssize_t)(PAGE + 100), len);
+	memset(self->want + PINNED, 'z', len);
+	expect_both(_metadata, self, want_b);
+}
+
 struct writer {
 	pthread_t thread;
 	struct dax_map *m;

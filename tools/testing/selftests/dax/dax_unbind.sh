@@ -351,15 +351,4 @@ holder='' other='' dev='''' disk='' driver='' unbinder=''
 
 ktap_set_plan ${#only[@]}
 create mem || ktap_exit_fail_msg "create: $(tail -n1 "$TMP/ndctl")"
-for test in "${only[@]}"; do
-	echo "#  RUN           $test ..."
-	why=$(lacks "$test")
-	if [ -n "$why" ]; then
-		skip "$test" "$why"
-	elif run "$test"; then
-		ktap_test_pass "$test"
-	else
-		not_ending
-	fi
-done
-ktap_finished
+run_tests
