@@ -3,9 +3,9 @@
 # shellcheck disable=SC2317 # reached through step
 #
 # The end of a file while a page of it is pinned, by a pipe that vmsplice() has
-# filled: who removes it or closes it last does not wait for the pin, nor does who
-# unmounts; the block is nobody else's as long as the pin is there, and free after
-# that.
+# filled, or for long, by io_uring: who removes it or closes it last does not wait for
+# the pin, nor does who unmounts; the block is nobody else's as long as the pin is
+# there, and free after that.
 #
 #   dax_evict.sh [-l] [-r TEST]...	list, or run only these
 #   DAX_GUP_NDNS=namespaceX.Y		a pmem namespace, whose contents are destroyed
@@ -21,7 +21,7 @@ DIR="$(dirname "$(readlink -f "$0")")"
 # FIXTURE.VARIANT.TEST each
 TESTS=()
 for fs in ext4 xfs; do
-	for how in unlink close umount lazy; do
+	for how in unlink close umount lazy longterm; do
 		TESTS+=("evict.$fs.$how")
 	done
 done
@@ -137,6 +137,42 @@ run_lazy()
 		step "with the file" [ -f "$file" ]
 }
 
+has_no_room()
+{
+	! has_room
+}
+
+says_no()
+{
+	! mount -o remount,ro "$MNT" 2>"$TMP/remount" && grep -q busy "$TMP/remount"
+}
+
+freeze_and_thaw()
+{
+	fsfreeze -f "$MNT" && fsfreeze -u "$MNT"
+}
+
+# Nobody has the file open or mapped; a device can write to it.
+run_longterm()
+{
+	step "held" hold ring || return
+	background says_no
+	step "it does not become read-only" ends_at_once &&
+		step "and says why" says_why "stays writable" || return
+	background freeze_and_thaw
+	step "it freezes and thaws" ends_at_once || return
+	background is_busy
+	step "umount says that it is busy" ends_at_once || return
+	background rm "$file"
+	step "unlink ends" ends_at_once || return
+	sync -f "$MNT"
+	step "its blocks stay" has_no_room || return
+	end_holder
+	step "the blocks become free" within_secs has_room &&
+		step "and it read-only" within_secs mount -o remount,ro "$MNT" &&
+		step "or not" mount -o remount,rw "$MNT"
+}
+
 # Another file has the block, and is the one whose page is pinned.
 run_shared()
 {
@@ -174,7 +210,7 @@ run()
 }
 
 choose "$@"
-need mkfs.ext4 mkfs.xfs e2fsck xfs_repair
+need mkfs.ext4 mkfs.xfs e2fsck xfs_repair fsfreeze
 
 MNT=$TMP/mnt
 holder='' file='' task=''

@@ -4,9 +4,10 @@
  * was written. As nothing is lost in a guest, the calls of dax_flush() are counted,
  * which all flushes go through but for those of write().
  *
- * Expected on stock: no flush at all, in each test.
+ * Expected on stock: no flush at all, in each test; a pin that is long-term is refused.
  */
 #define DAX_OWN_FIXTURE
+#include "../../../../mm/gup_test.h"
 #include "dax_gup.h"
 
 #define LEN	(4 * MB)
@@ -173,6 +174,36 @@ TEST_F(sync, makes_copy_durable)
 	count_calls(_metadata, "vfs_fsync_range");
 	self->m.addr[PAGE]++;
 	ASSERT_LT(0, calls(_metadata));
+}
+
+static unsigned int calls_of_fsync(struct __test_metadata *_metadata, int fd)
+{
+	count_calls(_metadata, "dax_flush");
+	ASSERT_EQ(0, fsync(fd));
+	return calls(_metadata);
+}
+
+/* A device can write to what it has pinned at any time, and causes no fault. */
+TEST_F(sync, longterm_stays_dirty)
+{
+	struct dax_map *m = &self->m;
+	struct pin_longterm_test pin = {
+		.addr = (uintptr_t)m->addr,
+		.size = LEN,
+		.flags = PIN_LONGTERM_TEST_FLAG_USE_WRITE,
+	};
+	int gup = open("/sys/kernel/debug/gup_test", O_RDWR);
+
+	ASSERT_LE(0, gup);
+	ASSERT_EQ(0, ioctl(gup, PIN_LONGTERM_TEST_START, &pin)) {
+		TH_LOG("pin: %s", strerror(errno));
+	}
+	ASSERT_LT(0, calls_of_fsync(_metadata, m->fd));
+	ASSERT_LT(0, calls_of_fsync(_metadata, m->fd));
+	close(gup);
+	/* What has been written last, and then no more. */
+	ASSERT_LT(0, calls_of_fsync(_metadata, m->fd));
+	ASSERT_EQ(0, calls_of_fsync(_metadata, m->fd));
 }
 
 TEST_HARNESS_MAIN

@@ -42,6 +42,15 @@
 #undef TEST_TIMEOUT_DEFAULT
 #define TEST_TIMEOUT_DEFAULT 120
 
+/* Of XFS, whose header is no part of the kernel's for programs. */
+struct xfs_swapext {
+	__s64 version, target, tmp, offset, length;
+	char pad[16];
+	__u64 stat[17];
+};
+
+#define XFS_IOC_SWAPEXT	_IOWR('X', 109, struct xfs_swapext)
+
 /* Seeds of the patterns; a test takes FIRST_SEED and what follows for its own. */
 enum { FILE_SEED = 1, PEER_SEED, VICTIM_SEED, FIRST_SEED = 16 };
 

@@ -20,9 +20,9 @@
  *		close it
  *	readpin	the same, without having filled or written to the file
  *	ring	a page that is a registered buffer of io_uring, and neither the
- *		mapping nor the file
+ *		mapping, with MAP_SYNC, nor the file
  *	iommufd	a page that is mapped for a device, in place of which the kernel's own
- *		test of iommufd stands, and neither the mapping nor the file
+ *		test of iommufd stands, and neither the mapping, with MAP_SYNC, nor the file
  *	flight	the mapping, and a read of its first page from DISK by O_DIRECT, which
  *		has been submitted; at SIGUSR1 as map
  *	frozen	the mapping, and the file system frozen until SIGTERM
@@ -257,7 +257,7 @@ int main(int argc, char **argv)
 	struct sigaction sa = { .sa_handler = sigbus };
 	int fd, sig, pipefd[2] = { -1, -1 };
 	const char *found;
-	bool fills;
+	bool fills, longterm;
 	size_t len, i;
 	sigset_t set;
 	char *map;
@@ -269,12 +269,14 @@ int main(int argc, char **argv)
 	len = strtoul(argv[2], NULL, 0);
 	how = argv[3];
 	fills = !is("check") && !is("readpin") && !is("read");
+	longterm = is("ring") || is("iommufd");
 
 	fd = open(argv[1], fills ? O_RDWR : O_RDONLY);
 	if (fd < 0)
 		die(argv[1]);
 	map = mmap(NULL, len, PROT_READ | (fills ? PROT_WRITE : 0),
-		   is("sync") ? MAP_SHARED_VALIDATE | MAP_SYNC : MAP_SHARED, fd, 0);
+		   is("sync") || longterm ? MAP_SHARED_VALIDATE | MAP_SYNC : MAP_SHARED,
+		   fd, 0);
 	if (map == MAP_FAILED)
 		die("mmap");
 	for (i = 0; i < len && !is("sync"); i++) {
@@ -315,8 +317,7 @@ int main(int argc, char **argv)
 				return 1;
 		}
 	}
-	if (is("open") || is("closed") || is("ring") || is("iommufd") ||
-	    pipefd[0] >= 0)
+	if (is("open") || is("closed") || longterm || pipefd[0] >= 0)
 		munmap(map, len);
 	if (!is("open") && !is("fsync") && !is("freeze") && !is("frozen"))
 		close(fd);

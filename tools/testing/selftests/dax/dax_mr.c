@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Register a mapping of a file on DAX, or of device-dax, for RDMA:
+ * Register a mapping of a file on DAX, or of device-dax, with MAP_SYNC, for RDMA:
  *
  *	dax_mr DEVICE FILE LENGTH
  *
@@ -16,6 +16,10 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
+
+#ifndef MAP_SYNC
+#define MAP_SYNC 0x80000
+#endif
 
 static void die(const char *what)
 {
@@ -53,7 +57,8 @@ int main(int argc, char **argv)
 	fd = open(argv[2], O_RDWR);
 	if (fd < 0)
 		die(argv[2]);
-	map = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	map = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED_VALIDATE | MAP_SYNC,
+		   fd, 0);
 	if (map == MAP_FAILED)
 		die("mmap");
 	context = open_device(argv[1]);

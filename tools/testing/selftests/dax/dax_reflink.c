@@ -146,6 +146,29 @@ TEST_F(reflink, write_waits_for_pin)
 	expect_both(_metadata, self, want_b);
 }
 
+/* Both have the same data, so that there is nothing to see when the blocks change. */
+TEST_F(reflink, swap_waits_for_pin)
+{
+	struct xfs_swapext swap = {
+		.target = self->a.fd,
+		.tmp = self->b.fd,
+		.length = LEN,
+	};
+	pid_t pid;
+
+	pipe_fill(_metadata, self->pipefd, self->a.addr + PINNED, PAGE);
+	pid = fork_child();
+	if (!pid) {
+		/* Fails in the end, as the file has changed since, if not before. */
+		ioctl(self->a.fd, XFS_IOC_SWAPEXT, &swap);
+		_exit(0);
+	}
+	expect_waiting(_metadata, pid);
+	pipe_expect(_metadata, self->pipefd, self->want + PINNED, PAGE);
+	expect_exit(_metadata, pid, 0);
+	expect_both(_metadata, self, self->want);
+}
+
 /* With an entry of another file the page can lose this one, but not both. */
 TEST_F(reflink, last_file_keeps_pinned)
 {

@@ -157,7 +157,8 @@ static bool failed(const char *what)
 {
 	int err = errno;
 
-	if (is_away() || (v->file->shared && (err == EFAULT || err == EBUSY)))
+	if (is_away() || (v->file->shared &&
+			  (err == EFAULT || err == EBUSY || err == ETXTBSY)))
 		return false;
 	wrong("%s, %s: %s of %s: %s", me->kind->name, me->step, what, v->path, strerror(err));
 }
@@ -515,7 +516,7 @@ static void op_private(void)
 	}
 }
 
-/* A registered buffer, and I/O on it. Only device-dax lets itself be pinned for that. */
+/* A registered buffer, and I/O on it. Of files, only MAP_SYNC is pinned for that. */
 
 static struct {
 	int fd;				/* 0: none */
@@ -611,6 +612,20 @@ static void op_fixed(void)
 	me->pins += held.nr;
 }
 
+/* The file that we have pinned for long keeps its blocks: this has to be refused. */
+static void stays(const char *what, int ret)
+{
+	if (!ret)
+		wrong("%s of %s, which is pinned for long", what, v->path);
+	if (errno != ETXTBSY)
+		failed(what);
+}
+
+static bool is_held_for_long(void)
+{
+	return ring.fd && held.file == v->file;
+}
+
 /* Files come and go. */
 
 static bool map_view(struct view *view)
@@ -651,7 +666,6 @@ static bool open_view(struct view *view)
 
 static void op_reopen(void)
 {
-	/* A file that grows waits for pins, too. */
 	if (held.file)
 		end_pipe();
 	close_view(v);
@@ -676,6 +690,11 @@ static void op_punch(void)
 
 	if (!is_settled())
 		return;
+	if (is_held_for_long()) {
+		stays("punch", fallocate(v->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+					 first * PAGE, nr * PAGE));
+		return;
+	}
 	set_pages(v->file, first, nr, 0);
 	zeroed("punch", fallocate(v->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
 				  first * PAGE, nr * PAGE), first, nr);
@@ -687,6 +706,10 @@ static void op_truncate(void)
 
 	if (!is_settled())
 		return;
+	if (is_held_for_long()) {
+		stays("truncate", ftruncate(v->fd, first * PAGE));
+		return;
+	}
 	set_pages(v->file, first, PAGES - first, 0);
 	zeroed("truncate", ftruncate(v->fd, first * PAGE) || ftruncate(v->fd, LEN),
 	       first, PAGES - first);
@@ -718,6 +741,12 @@ static void op_clone(void)
 		return;
 	snprintf(path, sizeof(path), "%s.copy", v->path);
 	fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
+	if (fd >= 0 && is_held_for_long()) {
+		stays("clone", ioctl(fd, FICLONE, v->fd));
+		unlink(path);
+		close(fd);
+		return;
+	}
 	if (fd >= 0 && !ioctl(fd, FICLONE, v->fd))
 		addr = mmap(NULL, nr * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
 			    first * PAGE);
@@ -761,6 +790,9 @@ static const struct kind file_kinds[] = {
 	  { OP(pipe), OP(pipe), OP(access), OP(reopen) } },
 	{ "pinner, disk", MAP_SHARED, true,
 	  { OP(disk), OP(process_vm), OP(remap), OP(reopen) } },
+	{ "pinner, io_uring", SYNC, false,
+	  { OP(fixed), OP(fixed), OP(fixed), OP(access), OP(truncate), OP(punch),
+	    OP(clone) } },
 	{ "truncator", MAP_SHARED, false,
 	  { OP(truncate), OP(punch), OP(recreate), OP(clone), OP(access), OP(reopen) } },
 }, device_kinds[] = {

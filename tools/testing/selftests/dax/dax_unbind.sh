@@ -52,6 +52,10 @@ for how in open ring iommufd mr flight peer ram; do
 	TESTS+=("unbind.devdax.$how")
 done
 TESTS+=("unbind.devpte.ram" "unbind.module.pin")
+for how in ring iommufd mr; do
+	TESTS+=("unbind.ext4.$how")
+done
+TESTS+=("unbind.xfs.ring")
 
 # needs TEST: the variables, then the tools.
 needs()
@@ -267,6 +271,12 @@ waits_for_the_pin()
 	within_secs says_why_or_ends && ! gone "$unbinder"
 }
 
+# Who has a page of a file for long is known.
+says_who()
+{
+	new_dmesg | grep -q "removal waits .* pinned for long by dax_[a-z]*\[$holder\]"
+}
+
 unmounts()
 {
 	case $file in
@@ -313,6 +323,11 @@ run()
 	case $how in
 	*pin | ring | iommufd | mr | flight | ram)
 		step "the unbind waits, and says so" waits_for_the_pin || ret=1
+		case $fs.$how in
+		dev*)	;;
+		*.ring | *.iommufd | *.mr)
+			step "and for whom" says_who || ret=1 ;;
+		esac
 		let_go ;;
 	esac
 	step "the unbind ends" ends || return
