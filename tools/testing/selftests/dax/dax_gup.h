@@ -40,7 +40,7 @@
 
 /* An emulator on a busy machine, with a debugging kernel, takes its time. */
 #undef TEST_TIMEOUT_DEFAULT
-#define TEST_TIMEOUT_DEFAULT 120
+#define TEST_TIMEOUT_DEFAULT 240
 
 /* Of XFS, whose header is no part of the kernel's for programs. */
 struct xfs_swapext {
