@@ -544,9 +544,11 @@ TEST_F(longterm, shared_next_to_it)
 	ASSERT_EQ((ssize_t)PAGE, pwrite(copy.fd, want_copy + 5 * PAGE, PAGE, 5 * PAGE));
 
 	ASSERT_EQ(0, ring_register(&self->ring, m->addr + 5 * PAGE, PAGE));
-	self->want[6 * PAGE] = m->addr[6 * PAGE] = 'x';
+	self->want[6 * PAGE] = 'x';
+	m->addr[6 * PAGE] = 'x';
 	ASSERT_EQ(0, fsync(m->fd));
-	self->want[5 * PAGE] = m->addr[5 * PAGE] = 'y';
+	self->want[5 * PAGE] = 'y';
+	m->addr[5 * PAGE] = 'y';
 	ASSERT_EQ((ssize_t)PAGE, pwrite(m->fd, self->want + 5 * PAGE, PAGE, 5 * PAGE));
 	ASSERT_EQ(0, fsync(m->fd));
 	device_io(_metadata, &self->ring, m->disk, m->addr + 5 * PAGE, PAGE, FIRST_SEED + 1);

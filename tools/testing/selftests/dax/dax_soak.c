@@ -275,7 +275,7 @@ static bool sync_pages(unsigned int first, unsigned int nr)
 	return true;
 }
 
-/* Write again what has been interrupted: nobody may change a page of which two things are true. */
+/* Write again what was interrupted: nobody may change a page of which two things are true. */
 static bool is_settled(void)
 {
 	struct file *f = v->file;

@@ -343,7 +343,8 @@ run()
 	if [ "$how" = flight ]; then
 		step "nobody has the disk" within_secs dmsetup remove dax_slow || ret=1
 	elif [ "$how" = mr ]; then
-		step "nobody has the link" rdma link delete dax_rxe && ip link delete dax_veth || ret=1
+		step "nobody has the link" rdma link delete dax_rxe &&
+			ip link delete dax_veth || ret=1
 	fi
 	step "unmounts" unmounts || return
 	if [ "$how" = ram ]; then
