@@ -8,6 +8,8 @@
 
 #include <signal.h>
 #include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
 #include <linux/fs.h>
@@ -24,6 +26,19 @@
 #define SECTOR		512UL
 #define PMD_SIZE	(2 * MB)	/* map_setup() checks it */
 #define PAGE		((size_t)getpagesize())
+
+static inline void die(const char *what)
+{
+	perror(what);
+	exit(1);
+}
+
+/* To a script that waits for it. */
+static inline void say(const char *what)
+{
+	puts(what);
+	fflush(stdout);
+}
 
 /* Bytes as a function of their offset and a seed, different in every sector. */
 static inline void fill(void *buf, size_t len, unsigned int seed)

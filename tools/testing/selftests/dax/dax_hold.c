@@ -52,18 +52,12 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #include "../../../../drivers/iommu/iommufd/iommufd_test.h"
-
-#ifndef MAP_SYNC
-#define MAP_SYNC 0x80000
-#endif
-
-#define PAGE	4096
+#include "dax_data.h"
 
 static const char pattern[] = "dax_hold";
 
@@ -75,18 +69,6 @@ static void sigbus(int sig)
 {
 	if (reading)
 		siglongjmp(no_page, 1);
-}
-
-static void die(const char *what)
-{
-	perror(what);
-	exit(1);
-}
-
-static void say(const char *what)
-{
-	puts(what);
-	fflush(stdout);
 }
 
 static const char *try_to_read(char *addr)
@@ -184,9 +166,8 @@ static void touch_parent(char *map, size_t len)
 	pid_t parent = getpid();
 	size_t i;
 
-	if (fork())
+	if (fork_child())
 		return;
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	for (i = 0; ; i++) {
 		remote.iov_base = map + i / 2 * PAGE % len;
 		if ((i % 2 ? process_vm_writev(parent, &local, 1, &remote, 1, 0) :

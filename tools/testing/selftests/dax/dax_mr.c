@@ -17,15 +17,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#ifndef MAP_SYNC
-#define MAP_SYNC 0x80000
-#endif
-
-static void die(const char *what)
-{
-	fprintf(stderr, "%s: %s\n", what, strerror(errno));
-	exit(1);
-}
+#include "dax_data.h"
 
 static struct ibv_context *open_device(const char *name)
 {
@@ -73,7 +65,6 @@ int main(int argc, char **argv)
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
 	sigprocmask(SIG_BLOCK, &set, NULL);
-	puts("holding");
-	fflush(stdout);
+	say("holding");
 	return sigwait(&set, &sig);
 }

@@ -35,18 +35,6 @@ struct region {
 	__u32 rkey;
 };
 
-static void die(const char *what)
-{
-	perror(what);
-	exit(1);
-}
-
-static void say(const char *what)
-{
-	puts(what);
-	fflush(stdout);
-}
-
 static char *memory(size_t len)
 {
 	char *p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
