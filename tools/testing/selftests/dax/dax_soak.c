@@ -733,13 +733,13 @@ static void op_recreate(void)
 static void op_clone(void)
 {
 	static struct file before;
-	char path[sizeof(v->path) + 8], *addr = MAP_FAILED;
+	char path[sizeof(v->path) + 16], *addr = MAP_FAILED;
 	unsigned int nr = 1 + below(RANGE), first = below(PAGES - nr + 1);
 	int fd;
 
 	if (strcmp(place->fs, "xfs") || !is_settled())
 		return;
-	snprintf(path, sizeof(path), "%s.copy", v->path);
+	snprintf(path, sizeof(path), "%s.copy%u", v->path, me->file.id);
 	fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
 	if (fd >= 0 && is_held_for_long()) {
 		stays("clone", ioctl(fd, FICLONE, v->fd));
