@@ -76,6 +76,8 @@ struct dax_map {
 
 #define EXT4	.env = "DAX_GUP_EXT4", .peer = "DAX_GUP_XFS"
 #define XFS	.env = "DAX_GUP_XFS", .peer = "DAX_GUP_EXT4"
+#define RAW_EXT4 .env = "DAX_GUP_RAW_EXT4", .peer = "DAX_GUP_EXT4"
+#define RAW_XFS	.env = "DAX_GUP_RAW_XFS", .peer = "DAX_GUP_XFS"
 #define SYNC	(MAP_SHARED_VALIDATE | MAP_SYNC)
 
 #ifndef DAX_OWN_FIXTURE

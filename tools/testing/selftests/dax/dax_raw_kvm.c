@@ -29,6 +29,7 @@ struct xfs_resblks {
 #define PAGES		(LEN / PAGE)
 #define HOLE		(MB + PAGE)	/* so many bytes at HOLE_OFF are taken from the file */
 #define HOLE_OFF	(MB / 2)
+#define LOST		(3 * MB + PAGE)	/* more than XFS holds back */
 
 /* Addresses in the guest: its code, plain memory, and the file. */
 #define CODE		0UL
@@ -153,6 +154,27 @@ static int vm_run(struct vm *vm)
 	if (ret)
 		return errno;
 	return vm->run->exit_reason == KVM_EXIT_HLT ? 0 : -vm->run->exit_reason;
+}
+
+/* For the log: why the guest stopped. */
+static const char *why(struct vm *vm, int ret)
+{
+	struct kvm_run *run = vm->run;
+	static char buf[256];
+
+	if (ret > 0)
+		snprintf(buf, sizeof(buf), "%s", strerror(ret));
+	else if (run->exit_reason == KVM_EXIT_INTERNAL_ERROR)
+		snprintf(buf, sizeof(buf), "internal error %u, data %u: %#llx %#llx %#llx %#llx",
+			 run->internal.suberror, run->internal.ndata,
+			 (unsigned long long)run->internal.data[0],
+			 (unsigned long long)run->internal.data[1],
+			 (unsigned long long)run->internal.data[2],
+			 (unsigned long long)run->internal.data[3]);
+	else
+		snprintf(buf, sizeof(buf), "exit %u, mmio at %#llx", run->exit_reason,
+			 (unsigned long long)run->mmio.phys_addr);
+	return buf;
 }
 
 static int vm_copy(struct vm *vm, unsigned long dst, int dst_step, unsigned long src,
@@ -323,16 +345,27 @@ static void no_reserve(struct guest *g)
 	}
 }
 
+/* A file that takes small gaps, too, as it has no extent size. */
+static int open_plain(struct __test_metadata *_metadata, const char *dir, const char *name,
+		      char *path)
+{
+	int fd;
+
+	snprintf(path, PATH_MAX, "%s/dax_gup.%s", dir, name);
+	fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
+	ASSERT_LE(0, fd) {
+		TH_LOG("%s: %s", path, strerror(errno));
+	}
+	return fd;
+}
+
 /* Leave little free, so that what the file loses is what the next one gets. */
 static void fill_filesystem(struct __test_metadata *_metadata, struct guest *g, size_t left)
 {
 	size_t len = 0, step;
 	int fd;
 
-	/* Without the extent size of the others, which leaves the small gaps. */
-	snprintf(g->filler_path, PATH_MAX, "%s/dax_gup.filler", g->dir);
-	fd = open(g->filler_path, O_RDWR | O_CREAT | O_TRUNC, 0600);
-	ASSERT_LE(0, fd);
+	fd = open_plain(_metadata, g->dir, "filler", g->filler_path);
 	for (step = 512 * MB; step >= 64 * KB; step /= 2)
 		while (!fallocate(fd, 0, len, step))
 			len += step;
@@ -568,7 +601,7 @@ static void lose(struct __test_metadata *_metadata, struct guest *g, bool trunca
 
 	no_reserve(g);
 	fill_filesystem(_metadata, g, MB / 2);
-	g->victim = open_file(_metadata, g->dir, "victim", g->victim_path);
+	g->victim = open_plain(_metadata, g->dir, "victim", g->victim_path);
 	fill(pattern, LEN, VICTIM_SEED);
 	fill(g->want, LEN, FIRST_SEED);
 	ASSERT_EQ(0, guest_write(g, 0, g->want, LEN));
@@ -576,8 +609,8 @@ static void lose(struct __test_metadata *_metadata, struct guest *g, bool trunca
 	ASSERT_LT(0, lost.map.fm_mapped_extents);
 
 	ASSERT_EQ(0, truncate ? ftruncate(g->fd, HOLE_OFF) :
-				fallocate(g->fd, PUNCH, HOLE_OFF, HOLE));
-	memset(g->want + HOLE_OFF, 0, truncate ? LEN - HOLE_OFF : HOLE);
+				fallocate(g->fd, PUNCH, HOLE_OFF, LOST));
+	memset(g->want + HOLE_OFF, 0, truncate ? LEN - HOLE_OFF : LOST);
 	ASSERT_EQ(0, syncfs(g->fd));
 	len = victim_fill(g, pattern);
 	ASSERT_EQ(0, fsync(g->victim));
@@ -593,7 +626,7 @@ static void lose(struct __test_metadata *_metadata, struct guest *g, bool trunca
 		expect_guest(_metadata, g, "guest", 0, HOLE_OFF);
 	} else {
 		expect_guest(_metadata, g, "guest", 0, LEN);
-		ret = guest_write(g, HOLE_OFF, g->want + HOLE_OFF, HOLE);
+		ret = guest_write(g, HOLE_OFF, g->want + HOLE_OFF, LOST);
 		ASSERT_TRUE(ret == 0 || ret == EFAULT);
 		expect_guest(_metadata, g, "guest after write", 0, LEN);
 	}
@@ -759,7 +792,7 @@ static void race_run(struct __test_metadata *_metadata, struct guest *g,
 	tag(race.pattern, FILE_TAG);
 	tag(race.victim_pattern, VICTIM_TAG);
 	fill_filesystem(_metadata, g, RACE_SPACE);
-	g->victim = open_file(_metadata, g->dir, "victim", g->victim_path);
+	g->victim = open_plain(_metadata, g->dir, "victim", g->victim_path);
 	ASSERT_EQ((ssize_t)LEN, pwrite(g->fd, race.pattern, LEN, 0));
 	ASSERT_EQ(0, pthread_create(&thread, NULL, race_thread, &race));
 	for (start = now_ms(), t = 0;
@@ -771,9 +804,8 @@ static void race_run(struct __test_metadata *_metadata, struct guest *g,
 		ret = writes ? guest_write_words(g, pages) : guest_read_words(g, pages);
 		while (ret) {
 			ASSERT_TRUE(may_fault && ret == EFAULT) {
-				TH_LOG("%s: %d, exit %d, round %u",
-				       writes ? "write" : "read", ret,
-				       g->vm.run->exit_reason, race.rounds);
+				TH_LOG("%s in round %u: %s", writes ? "write" : "read",
+				       race.rounds, why(&g->vm, ret));
 			}
 			faults++;
 			if (now_ms() - start > 2 * RACE_MAX_MS)
@@ -955,7 +987,7 @@ static void race_fsync(struct __test_metadata *_metadata, struct guest *g, bool 
 			ASSERT_EQ(0, vm_copy(&g->vm, RAM + MB, 4, FILE_GPA, PAGE, PAGES));
 		}
 		ASSERT_EQ(0, guest_write_words(g, PAGES)) {
-			TH_LOG("round %u, exit %d", n, g->vm.run->exit_reason);
+			TH_LOG("round %u: %s", n, why(&g->vm, -1));
 		}
 		for (i = 0; i < PAGES; i++) {
 			ASSERT_EQ(n << 16 | i, *(__u32 *)(g->addr + i * PAGE));
