@@ -49,6 +49,12 @@ struct xfs_swapext {
 	__u64 stat[17];
 };
 
+struct xfs_resblks {
+	__u64 resblks, resblks_avail;
+};
+
+#define XFS_IOC_SET_RESBLKS	_IOWR('X', 114, struct xfs_resblks)
+
 #define XFS_IOC_SWAPEXT	_IOWR('X', 109, struct xfs_swapext)
 
 /* Seeds of the patterns; a test takes FIRST_SEED and what follows for its own. */
@@ -509,6 +515,31 @@ static inline void pipe_expect(struct __test_metadata *_metadata, int pipefd[2],
 	munmap(buf, len);
 	close(pipefd[0]);
 	close(pipefd[1]);
+}
+
+/* The filesystem is not to hold back blocks: it could be those that a file lost. */
+static inline void no_reserve(int fd)
+{
+	struct xfs_resblks none = {};
+	char path[PATH_MAX], link[PATH_MAX];
+	struct stat st;
+	ssize_t len;
+	int attr;
+
+	if (!ioctl(fd, XFS_IOC_SET_RESBLKS, &none) || fstat(fd, &st))
+		return;
+	snprintf(path, sizeof(path), "/sys/dev/block/%u:%u", major(st.st_dev), minor(st.st_dev));
+	len = readlink(path, link, sizeof(link) - 1);
+	if (len < 0)
+		return;
+	link[len] = 0;
+	snprintf(path, sizeof(path), "/sys/fs/ext4/%.64s/reserved_clusters",
+		 strrchr(link, '/') + 1);
+	attr = open(path, O_WRONLY);
+	if (attr >= 0) {
+		write(attr, "0", 1);
+		close(attr);
+	}
 }
 
 #endif /* DAX_GUP_H */

@@ -40,6 +40,12 @@ log_is_clean()
 		sed 's/^/# /' | grep .
 }
 
+# What dax_hold writes.
+pattern()
+{
+	yes dax_hold | tr -d '\n' | head -c "$1"
+}
+
 # hold HOW [DISK]
 hold()
 {

@@ -17,13 +17,6 @@
 
 #include "dax_gup.h"
 
-/* Of XFS, see struct xfs_swapext. */
-struct xfs_resblks {
-	__u64 resblks, resblks_avail;
-};
-
-#define XFS_IOC_SET_RESBLKS	_IOWR('X', 114, struct xfs_resblks)
-
 #ifdef __x86_64__
 #define LEN		(4 * MB)
 #define PAGES		(LEN / PAGE)
@@ -320,31 +313,6 @@ static void guest_unlink(struct guest *g)
 		unlink(g->filler_path);
 }
 
-/* Neither filesystem is to hold back blocks; those would be others' first. */
-static void no_reserve(struct guest *g)
-{
-	struct xfs_resblks none = {};
-	char path[PATH_MAX], link[PATH_MAX];
-	struct stat st;
-	ssize_t len;
-	int fd;
-
-	if (!ioctl(g->fd, XFS_IOC_SET_RESBLKS, &none) || fstat(g->fd, &st))
-		return;
-	snprintf(path, sizeof(path), "/sys/dev/block/%u:%u", major(st.st_dev), minor(st.st_dev));
-	len = readlink(path, link, sizeof(link) - 1);
-	if (len < 0)
-		return;
-	link[len] = 0;
-	snprintf(path, sizeof(path), "/sys/fs/ext4/%.64s/reserved_clusters",
-		 strrchr(link, '/') + 1);
-	fd = open(path, O_WRONLY);
-	if (fd >= 0) {
-		write(fd, "0", 1);
-		close(fd);
-	}
-}
-
 /* A file that takes small gaps, too, as it has no extent size. */
 static int open_plain(struct __test_metadata *_metadata, const char *dir, const char *name,
 		      char *path)
@@ -599,7 +567,7 @@ static void lose(struct __test_metadata *_metadata, struct guest *g, bool trunca
 	ssize_t len;
 	int ret;
 
-	no_reserve(g);
+	no_reserve(g->fd);
 	fill_filesystem(_metadata, g, MB / 2);
 	g->victim = open_plain(_metadata, g->dir, "victim", g->victim_path);
 	fill(pattern, LEN, VICTIM_SEED);

@@ -99,12 +99,6 @@ lacks()
 	esac
 }
 
-# What dax_hold writes.
-pattern()
-{
-	yes dax_hold | tr -d '\n' | head -c "$1"
-}
-
 # A file in this allocation group: XFS changes the group from directory to directory.
 file_in_group()
 {
