@@ -1630,7 +1630,7 @@ TEST_F(raw, proc_mem)
 	self->want[6] = 'y';
 	before = faults();
 	m->addr[6] = 'y';
-	ASSERT_EQ(1, faults() - before);
+	ASSERT_LT(before, faults());
 	expect_all(_metadata, m, self->want);
 
 	/* Beyond the end of the file there is nothing. */

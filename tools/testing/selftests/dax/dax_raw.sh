@@ -75,6 +75,8 @@ lacks()
 	case $1 in
 	*.erofs.*)	grep -qw erofs /proc/filesystems || modprobe -q erofs ||
 				echo "the kernel has no erofs" ;;
+	*.memory)	! grep -q ' kasan_report$' /proc/kallsyms ||
+				echo "KASAN has a shadow of what is mapped" ;;
 	*.mr)		[ -x "$DIR/dax_mr" ] || echo "dax_mr was built without libibverbs"
 			modprobe -q rdma_rxe || echo "the kernel has no rxe" ;;
 	esac
