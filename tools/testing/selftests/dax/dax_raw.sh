@@ -229,10 +229,10 @@ run_garbage()
 	local value is
 
 	for is in 0 1; do
-		step "attached" attach $is && step "it is $is" attr_is $is || return
+		step "attached" attach "$is" && step "it is $is" attr_is "$is" || return
 		for value in 2 -1 x ''; do
 			step "'$value' is invalid" is_invalid "$value" &&
-				step "it is still $is" attr_is $is || return
+				step "it is still $is" attr_is "$is" || return
 		done
 		step "it can be changed" set_attr $((1 - is)) &&
 			step "and is" attr_is $((1 - is)) || return
@@ -248,13 +248,13 @@ run_parameter()
 {
 	local ret=0
 
-	step "attached" attach 0 && step "there is a parameter" [ -e $PARAMETER ] &&
-		step "it is off" [ "$(cat $PARAMETER)" = N ] || return
-	echo 1 >$PARAMETER
+	step "attached" attach 0 && step "there is a parameter" [ -e "$PARAMETER" ] &&
+		step "it is off" [ "$(cat "$PARAMETER")" = N ] || return
+	echo 1 >"$PARAMETER"
 	step "what is attached stays as it is" attr_is 0 &&
 		step "attached again" reattach && step "it is on" attr_is 1 || ret=1
-	echo 0 >$PARAMETER
-	step "attached again" reattach && step "it is off" attr_is 0 && return $ret
+	echo 0 >"$PARAMETER"
+	step "attached again" reattach && step "it is off" attr_is 0 && return "$ret"
 }
 
 # Who has mapped a file goes on, and can unmount.
@@ -272,7 +272,7 @@ run_toggle()
 	step "unmounts" umount "$MNT" && step "it cannot be mounted any more" no_mount || return
 	step "switched on" set_attr 1 && step "but then" mount_it &&
 		step "the data are there" "$DIR"/dax_hold "$file" "$LEN" check && unmounts || return
-	return $ret
+	return "$ret"
 }
 
 # Only for what it is about.
@@ -349,7 +349,7 @@ run_mr()
 	timeout 10 "$DIR"/dax_mr dax_rxe "$file" "$LEN" >"$TMP/mr" 2>&1
 	step "a memory region is refused" grep -q "ibv_reg_mr: Bad address" "$TMP/mr"
 	ret=$?
-	rdma link delete dax_rxe && ip link delete dax_veth && unmounts && return $ret
+	rdma link delete dax_rxe && ip link delete dax_veth && unmounts && return "$ret"
 }
 
 # refused COMMAND...: by the device mapper, as invalid.
@@ -462,7 +462,7 @@ run_failure()
 	ext4 | dm)	kind=ext4 ;;
 	esac
 	step "attached" attach 1 && make_fs && works &&
-		step "who maps it is told" run_dax_raw ${kind}_{pte,pmd}.memory_failure && unmounts
+		step "who maps it is told" run_dax_raw "${kind}"_{pte,pmd}.memory_failure && unmounts
 }
 
 bind()
@@ -499,7 +499,7 @@ run_gone()
 	else
 		step "the data are there" "$DIR"/dax_hold "$file" "$LEN" check || ret=1
 	fi
-	unmounts && stuck='' && return $ret
+	unmounts && stuck='' && return "$ret"
 }
 
 run()
