@@ -3,12 +3,12 @@
 
 FLAVOR ?= series
 T := tools/dax-gup
-export FLAVOR KSRC FORCE JOBS STOCK RECORD DEBUG FULL MINUTES CYCLES
+export FLAVOR KSRC FORCE JOBS STOCK RECORD DEBUG FULL MINUTES CYCLES PHASES ROUNDS KERNELS
 ifneq ($(filter-out series stock debug,$(FLAVOR)),)
 $(error FLAVOR=$(FLAVOR): use series, stock or debug)
 endif
 
-.PHONY: help demo check soak tree export roundtrip image series bisect lint shell
+.PHONY: help demo check soak bench tree export roundtrip image series bisect lint shell
 .NOTPARALLEL:
 
 help:
@@ -19,6 +19,7 @@ help:
 ##   make demo       direct I/O between a disk and a DAX mapping, in a guest; FLAVOR=stock shows what the base lacks
 ##   make check      all tests; ends with "N passed, N failed"; STOCK=1 also holds the base to its recorded results
 ##   make soak       devices come and go under load, on the debug kernel; MINUTES=60, and until CYCLES=1000
+##   make bench      what it costs, in instructions, against stock 7.3 and 6.12; writes a report with plots
 ##   make shell      an interactive guest with persistent memory, ndctl, mkfs, fio
 ##
 ##   make tree       base + series as the git branch dax-gup, one commit a patch; prints where
@@ -34,5 +35,5 @@ tree export roundtrip:
 	@$(T)/tree $@
 
 soak: FLAVOR = debug
-image series bisect lint check soak demo shell:
+image series bisect lint check soak bench demo shell:
 	@$(T)/$@

@@ -85,7 +85,7 @@ configure() {
 	shift 2
 	list=("${@/#/$tools/config/}")
 	list=("${list[@]/%/.config}")
-	key=$({ cat "${list[@]}"; git -C "$src" ls-files -z -- '*Kconfig*' | (cd "$src" && xargs -0 sha256sum); } |
+	key=$({ cat "${list[@]}"; (cd "$src" && find . -name '*Kconfig*' -type f -print0 | sort -z | xargs -0 sha256sum); } |
 		sha256sum | cut -d' ' -f1)
 	[ -f "$out/.config" ] && [ "$key" = "$(cat "$out/config.key" 2>/dev/null)" ] && return
 	say "configuring ${out##*/}"
