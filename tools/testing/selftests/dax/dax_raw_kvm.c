@@ -155,7 +155,10 @@ static const char *why(struct vm *vm, int ret)
 	struct kvm_run *run = vm->run;
 	static char buf[256];
 
-	if (ret > 0)
+	if (ret > 0 && run->exit_reason == KVM_EXIT_MEMORY_FAULT)
+		snprintf(buf, sizeof(buf), "%s, at %#llx", strerror(ret),
+			 (unsigned long long)run->memory_fault.gpa);
+	else if (ret > 0)
 		snprintf(buf, sizeof(buf), "%s", strerror(ret));
 	else if (run->exit_reason == KVM_EXIT_INTERNAL_ERROR)
 		snprintf(buf, sizeof(buf), "internal error %u, data %u: %#llx %#llx %#llx %#llx",
