@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""bench.py DIR: the report of make bench, from the results that lie in DIR.
+"""bench.py DIR [PAGES]: the report of make bench, from the results that lie in DIR.
 
-Writes DIR/bench.txt, bench.csv, bench.rst and the plots *.svg and *.png, and prints the text.
+Writes DIR/bench.txt, bench.csv and the plots, *.svg and *.png, and prints the text; to PAGES, the page with its plots.
 """
+import collections
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -20,9 +22,10 @@ SECTIONS = [
     ("fork", r"fork\.", "fork() of one mapping", "instructions per 4 KiB"),
     ("direct", r"direct\.", "O_DIRECT into a mapping", "instructions per read()"),
     ("register", r"register\.", "RDMA registration (rxe)", "instructions per MiB"),
-    ("attach", r"attach\..*(attach|detach)$", "Attaching and detaching a namespace", "thousand instructions"),
+    ("attach", r"attach\..*cpu$", "Attaching and detaching a namespace, by GiB", "thousand instructions"),
+    ("wait", r"attach\..*elapsed$", "The same, with what it waits for", "milliseconds, a million instructions each"),
     ("dram", r"attach\..*dram-kib$", "DRAM that an attached namespace takes", "KiB"),
-    ("unbind", r"unbind\.", "Unbinding under mapped files", "thousand instructions"),
+    ("unbind", r"unbind\..*cpu$", "Unbinding under mapped files", "thousand instructions"),
 ]
 
 
@@ -33,20 +36,65 @@ def read(path):
         return results
     for line in path.read_text().splitlines():
         name, _, value = line.partition("\t")
-        repeated = re.fullmatch(r"(.*)\.(\d+)\.write", name)
-        if name.startswith("attach.") and repeated:
-            name = repeated[1]
-        elif name.startswith("unbind."):
-            name = name.removesuffix(".write")
+        if m := re.fullmatch(r"(attach\..*)\.\d+\.(cpu|elapsed)", name):
+            name = f"{m[1]}.{m[2]}"
         try:
             value = float(value)
         except ValueError:
             results[name] = value.split(":")[0]
             continue
-        if name.startswith(("attach.", "unbind.")) and not name.endswith("-kib"):
+        if name.endswith(".cpu"):
             value /= 1000
+        elif name.endswith(".elapsed"):
+            value /= 1000000
         results[name] = min(value, results.get(name, value))
     return results
+
+
+PAGE = """.. SPDX-License-Identifier: GPL-2.0
+
+========================
+What DAX and GUP do cost
+========================
+
+This page is made by ``make bench`` in the repository of the series, in one run, of
+
+{versions}
+
+all with the same configuration (``tools/dax-gup/config/bench*.config`` there: no debugging, CONFIG_PREEMPT=y), built by the
+same compiler. QEMU emulates one processor with ``-icount shift=0,sleep=off``, so that a nanosecond of the guest is an
+instruction, and figures repeat. They leave out what caches, TLBs and cache flushes cost, which is why ratios of wall-clock
+times stand below; these are of the emulation, too. An access with a lock prefix counts as one instruction. ``rep`` string
+instructions are disabled where the kernel has a choice.
+
+The names: ``pmd`` and ``pte`` are how a file with DAX is mapped, ``thp`` and ``anon`` is anonymous memory in huge and in small
+pages, ``sync`` is MAP_SYNC; 512 and 1 are pages a call, ``w`` and ``r`` is with FOLL_WRITE and without; ``cold`` is a file with
+blocks and without DAX entries, ``again`` one that has both. Of several runs the least is given. Columns that begin with a
+slash are ratios: less than one is in favour of this series. ``direct`` on virtio is the time of the process on the processor,
+without interrupts.
+
+"""
+
+
+def breakdown(out, kernels):
+    """Rows of FUNCTION, instructions per page and kernel, by window, for those that make a difference."""
+    windows = collections.defaultdict(lambda: collections.defaultdict(dict))
+    for k, _ in kernels:
+        path = out / f"{k}.profile"
+        for line in path.read_text().splitlines() if path.exists() else []:
+            window, function, n = line.split(",")
+            windows[window][function][k] = int(n)
+    for window, functions in windows.items():
+        pages = 512 if window.startswith("pte.") or window.startswith("anon.") else 1
+        rows = [["", *[title for _, title in kernels]]]
+        total = {k: sum(f.get(k, 0) for f in functions.values()) / pages for k, _ in kernels}
+        if any(not t for t in total.values()):
+            continue
+        rows.append(["in all", *[number(total[k]) for k, _ in kernels]])
+        order = sorted(functions.items(), key=lambda f: -max(f[1].values()))
+        for function, count in order[:14]:
+            rows.append([function, *[number(count.get(k, 0) / pages) for k, _ in kernels]])
+        yield window, "instructions per page" if pages > 1 else "instructions", rows
 
 
 def number(value):
@@ -107,7 +155,7 @@ def wall_rows(out, kernels):
 
 
 def gnuplot(out, name, title, body, ylabel):
-    for terminal, suffix in (("svg size 900,500 dynamic", "svg"), ("pngcairo size 900,500", "png")):
+    for terminal, suffix in (("svg size 900,500 dynamic", "svg"), ("png size 900,500", "png")):
         script = f"""
             set terminal {terminal}
             set output '{out / name}.{suffix}'
@@ -149,7 +197,7 @@ def plots(out, results, kernels):
     curves = {}
     for k, title in kernels:
         for name, value in results[k].items():
-            m = re.fullmatch(r"attach\.(\w+)\.(\d+)\.attach", name)
+            m = re.fullmatch(r"attach\.(\w+)\.(\d+)\.attach\.cpu", name)
             if m and (k != "6.12" or m[1] != "raw") and (k == "series" or m[1] != "raw"):
                 curves.setdefault(f"{m[1]}, {title}", []).append((int(m[2]), value))
     if curves:
@@ -162,7 +210,7 @@ def plots(out, results, kernels):
         have.append(("attach", "Attaching a namespace, by its size"))
 
     points = sorted((int(m[1]), v) for n, v in results["series"].items()
-                    if (m := re.fullmatch(r"unbind\.(\d+)\.of\.\d+", n)))
+                    if (m := re.fullmatch(r"unbind\.(\d+)\.of\.\d+\.cpu", n)))
     if points:
         path = data("unbind", [f"{x} {y}" for x, y in points])
         gnuplot(out, "unbind", "Unbinding a device with 1024 files",
@@ -178,30 +226,39 @@ def main():
     kernels = [(k, t) for k, t in KERNELS if results[k]]
     version = {k: (out / f"{k}.version").read_text().strip() for k, _ in kernels}
 
-    csv = ["name," + ",".join(version[k] + " " + t for k, t in kernels)]
+    csv = ["name," + ",".join(f"{t} ({version[k]})" for k, t in kernels)]
     for name in sorted({n for r in results.values() for n in r}, key=natural):
         csv.append(",".join([name, *[str(results[k].get(name, "")) for k, _ in kernels]]))
     (out / "bench.csv").write_text("\n".join(csv) + "\n")
 
-    text, rst = [], []
+    report = []
+
+    def section(title, intro, rows):
+        report.extend([title, "=" * len(title), "", intro, "", table(rows), ""])
+
     for _, pattern, title, unit in SECTIONS:
         rows = section_rows(pattern, results, kernels)
-        if len(rows) == 1:
-            continue
-        text += [f"{title}, {unit}", "", table(rows), ""]
-        rst += [title, "-" * len(title), "", unit[0].upper() + unit[1:] + ".", "", table(rows), ""]
+        if len(rows) > 1:
+            section(title, unit[0].upper() + unit[1:] + ".", rows)
+    for window, unit, rows in breakdown(out, kernels):
+        section(f"Where they go: {window}", unit[0].upper() + unit[1:] + ", by function.", rows)
     rows, rounds = wall_rows(out, kernels)
     if rows:
-        title = "Wall-clock time"
-        intro = (f"Ratios of the times of {rounds} interleaved rounds on one emulated processor: the median, "
-                 "and the least and the greatest.")
-        text += [title, "", intro, "", table(rows), ""]
-        rst += [title, "-" * len(title), "", intro, "", table(rows), ""]
+        section("Wall-clock time", f"Ratios of the times of {rounds} interleaved rounds on one emulated processor: the median, "
+                "and the least and the greatest.", rows)
+    (out / "bench.txt").write_text("\n".join(report))
+    print("\n".join(report))
+
+    figures = []
     for name, caption in plots(out, results, kernels):
-        rst += [f".. figure:: dax-gup-{name}.svg", f"   :alt: {caption}", "", f"   {caption}", ""]
-    (out / "bench.txt").write_text("\n".join(text))
-    (out / "bench.rst").write_text("\n".join(rst))
-    print("\n".join(text))
+        figures += [f".. figure:: dax-gup-{name}.svg", f"   :alt: {caption}", "", f"   {caption}", ""]
+    if len(sys.argv) > 2:
+        pages = Path(sys.argv[2])
+        versions = "\n".join(f"- {t}: {version[k]}" for k, t in kernels)
+        page = PAGE.format(versions=versions) + "\n".join(figures + report)
+        (pages / "dax-gup-bench.rst").write_text(page.rstrip() + "\n")
+        for svg in out.glob("*.svg"):
+            shutil.copy(svg, pages / f"dax-gup-{svg.name}")
 
 
 if __name__ == "__main__":
