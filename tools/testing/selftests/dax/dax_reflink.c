@@ -293,7 +293,7 @@ static void *writer(void *arg)
 }
 
 /* Mappings and calls, of both files, all copy on write at once. */
-TEST_F(reflink, all_write)
+TEST_F_TIMEOUT(reflink, all_write, 800)
 {
 	char *want_b = file_pattern(_metadata, &self->b);
 	unsigned int round, i;
