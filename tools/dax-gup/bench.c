@@ -9,6 +9,7 @@
  *	bench direct NAME PATH DEVICE	O_DIRECT from DEVICE into a mapping of PATH
  *	bench register NAME PATH DEVICE	memory regions of DEVICE, of RDMA
  *	bench write NAME FILE TEXT	one write(), such as to bind a driver
+ *	bench umount NAME DIR
  *	bench hold DIR N		map N files and wait to be killed
  *	bench profile NAME PATH MIB	GUP, faults and munmap() in windows for profile
  *
@@ -28,6 +29,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -405,12 +407,13 @@ static void reg(const char *path, const char *device)
 	}
 }
 
-static void time_write(const char *file, const char *text)
+/* Writes @text to @file, or unmounts it without. */
+static void time_admin(const char *file, const char *text)
 {
-	int fd = open(file, O_WRONLY);
+	int fd = text ? open(file, O_WRONLY) : -1;
 	double start = now(), cpu = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
 
-	if (fd < 0 || write(fd, text, strlen(text)) < 0)
+	if (text ? fd < 0 || write(fd, text, strlen(text)) < 0 : umount(file))
 		die(file);
 	/* Without what it waits, as for a grace period, and with it. */
 	result("cpu", clock_ns(CLOCK_PROCESS_CPUTIME_ID) - cpu);
@@ -444,6 +447,11 @@ int main(int argc, char **argv)
 		hold(argv[2], atoi(argv[3]));
 		return 0;
 	}
+	if (argc == 4 && !strcmp(argv[1], "umount")) {
+		name = argv[2];
+		time_admin(argv[3], NULL);
+		return 0;
+	}
 	if (argc != 5) {
 		fputs("usage: see the head of bench.c\n", stderr);
 		return 2;
@@ -464,7 +472,7 @@ int main(int argc, char **argv)
 	else if (!strcmp(argv[1], "register"))
 		reg(argv[3], argv[4]);
 	else if (!strcmp(argv[1], "write"))
-		time_write(argv[3], argv[4]);
+		time_admin(argv[3], argv[4]);
 	else
 		return 2;
 	return 0;

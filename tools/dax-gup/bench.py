@@ -25,7 +25,7 @@ SECTIONS = [
     ("attach", r"attach\..*cpu$", "Attaching and detaching a namespace, by GiB", "thousand instructions"),
     ("wait", r"attach\..*elapsed$", "The same, with what it waits for", "milliseconds, a million instructions each"),
     ("dram", r"attach\..*dram-kib$", "DRAM that an attached namespace takes", "KiB"),
-    ("unbind", r"unbind\..*cpu$", "Unbinding under mapped files", "thousand instructions"),
+    ("unbind", r"unbind\..*cpu$", "Unbinding under mapped files, and unmounting", "thousand instructions"),
 ]
 
 
@@ -209,14 +209,18 @@ def plots(out, results, kernels):
                 "set logscale xy\nset xlabel 'GiB'\nplot " + ", ".join(parts), "thousand instructions")
         have.append(("attach", "Attaching a namespace, by its size"))
 
-    points = sorted((int(m[1]), v) for n, v in results["series"].items()
-                    if (m := re.fullmatch(r"unbind\.(\d+)\.of\.\d+\.cpu", n)))
-    if points:
-        path = data("unbind", [f"{x} {y}" for x, y in points])
-        gnuplot(out, "unbind", "Unbinding a device with 1024 files",
-                f"set xlabel 'files that are mapped'\nset yrange [0:*]\nplot '{path}' with linespoints title 'this series'",
-                "thousand instructions")
-        have.append(("unbind", "Unbinding a device with 1024 files, by how many of them are mapped"))
+    curves = collections.defaultdict(list)
+    for name, value in results["series"].items():
+        if m := re.fullmatch(r"unbind\.(cached|mounted)\.(\d+)\.cpu", name):
+            curves["have DAX entries" if m[1] == "cached" else "have none"].append((int(m[2]), value))
+    if curves:
+        parts = []
+        for label, points in curves.items():
+            path = data(f"unbind-{len(parts)}", [f"{x} {y}" for x, y in sorted(points)])
+            parts.append(f"'{path}' with linespoints title 'the others {label}'")
+        gnuplot(out, "unbind", "Unbinding a device with 256 files",
+                "set xlabel 'files that are mapped'\nset yrange [0:*]\nplot " + ", ".join(parts), "thousand instructions")
+        have.append(("unbind", "Unbinding a device with 256 files, by how many of them are mapped"))
     return have
 
 
