@@ -11,6 +11,10 @@
 #define AIO_OFF		(PMD_SIZE - MB / 2 + SECTOR)
 #define AIO_LEN		MB
 
+/* How long a page comes and goes, and how often, at least. */
+#define ZAP_MS		5000
+#define ZAP_ROUNDS	1000
+
 FIXTURE_SETUP(dax)
 {
 	map_setup(_metadata, &self->m, &variant->kind, RACE_LEN);
@@ -88,6 +92,54 @@ TEST_F(dax, race_mremap)
 	race.spare = dax_reserve(_metadata, &variant->kind, RACE_LEN);
 	race_run(_metadata, &race);
 	after_race(_metadata, &self->m);
+}
+
+struct zap {
+	char *addr;
+	bool stop;
+	unsigned int steps;
+};
+
+static void *zap_thread(void *arg)
+{
+	struct zap *zap = arg;
+	int error = 0;
+
+	while (!error && !__atomic_load_n(&zap->stop, __ATOMIC_RELAXED)) {
+		error = madvise(zap->addr, RACE_LEN, MADV_DONTNEED);
+		__atomic_add_fetch(&zap->steps, 1, __ATOMIC_RELAXED);
+	}
+	return (void *)(intptr_t)error;
+}
+
+/*
+ * A page table that is empty is freed with what it mapped. That is no want of memory
+ * for who is about to map a page there. With PMDs there is no such table, and nothing
+ * to see on any kernel.
+ */
+TEST_F(dax, race_populate)
+{
+	struct zap zap = { .addr = self->m.addr };
+	long end = now_ms() + (variant->kind.pmd ? 0 : ZAP_MS);
+	unsigned int rounds = 0;
+	pthread_t thread;
+	void *error;
+	char *page;
+
+	/* All of this page's table is in the mapping. */
+	page = (char *)(((uintptr_t)zap.addr + PMD_SIZE - 1) & ~(PMD_SIZE - 1));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, zap_thread, &zap));
+	while (now_ms() < end || rounds < ZAP_ROUNDS ||
+	       __atomic_load_n(&zap.steps, __ATOMIC_RELAXED) < ZAP_ROUNDS) {
+		ASSERT_EQ(0, madvise(page, PAGE, MADV_POPULATE_READ)) {
+			TH_LOG("round %u: %s", rounds, strerror(errno));
+		}
+		rounds++;
+	}
+	__atomic_store_n(&zap.stop, true, __ATOMIC_RELAXED);
+	ASSERT_EQ(0, pthread_join(thread, &error));
+	EXPECT_EQ(NULL, error);
+	TH_LOG("%u rounds against %u", rounds, zap.steps);
 }
 
 /* What is in flight while a process forks is the parent's, whatever the child does. */
