@@ -36,6 +36,7 @@
 
 #define LEN	(4 * MB)
 #define NR	(LEN / PAGE)
+#define UNSHARE_ROUNDS 500
 #define PUNCH	(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE)
 
 FIXTURE(raw) {
@@ -565,6 +566,16 @@ TEST_F(raw, private_direct)
 	}
 }
 
+/* Another process, which has what this one has now. */
+static pid_t fork_sleeper(void)
+{
+	pid_t pid = fork_child();
+
+	while (!pid)
+		pause();
+	return pid;
+}
+
 TEST_F(raw, fork_shared)
 {
 	struct dax_map *m = &self->m;
@@ -606,6 +617,70 @@ TEST_F(raw, fork_private)
 	}
 	viewer_sees(_metadata, &v, want_child, LEN, 0);
 	expect_same(_metadata, "private mapping", want, addr, LEN);
+	expect_all(_metadata, m, self->want);
+}
+
+struct dropper {
+	char *addr;
+	unsigned int go, done;	/* rounds */
+};
+
+static void *drop_copies(void *arg)
+{
+	struct dropper *d = arg;
+	volatile unsigned int spin;
+	unsigned int round;
+
+	for (round = 1; round <= UNSHARE_ROUNDS; round++) {
+		while (__atomic_load_n(&d->go, __ATOMIC_ACQUIRE) < round)
+			sched_yield();
+		/* At another moment each time. */
+		for (spin = 0; spin < round % 100 * 32; spin++)
+			;
+		madvise(d->addr, PAGE, MADV_DONTNEED);
+		(void)*(volatile char *)d->addr;
+		__atomic_store_n(&d->done, round, __ATOMIC_RELEASE);
+	}
+	return NULL;
+}
+
+/*
+ * O_DIRECT from a copy that a child has, too, first makes the copy the parent's
+ * alone. If that is dropped meanwhile, there is the file's memory in its place.
+ */
+TEST_F(raw, private_unshare)
+{
+	struct dax_map *m = &self->m;
+	struct dropper d = { .addr = map_other(_metadata, m, MAP_PRIVATE) };
+	char *copy = buffer(_metadata, PAGE), *got = buffer(_metadata, PAGE);
+	unsigned int round, written = 0;
+	pthread_t thread;
+	ssize_t n;
+	pid_t pid;
+
+	ASSERT_EQ(0, pthread_create(&thread, NULL, drop_copies, &d));
+	for (round = 1; round <= UNSHARE_ROUNDS; round++) {
+		fill(copy, PAGE, FIRST_SEED + round);
+		memcpy(d.addr, copy, PAGE);
+		pid = fork_sleeper();
+		ASSERT_LE(0, pid);
+		__atomic_store_n(&d.go, round, __ATOMIC_RELEASE);
+		n = pwrite(m->disk, d.addr, PAGE, 0);
+		if (n < 0) {
+			ASSERT_EQ(EFAULT, errno);
+		} else {
+			ASSERT_EQ((ssize_t)PAGE, n);
+			ASSERT_EQ((ssize_t)PAGE, pread(m->disk, got, PAGE, 0));
+			expect_same(_metadata, "written", copy, got, PAGE);
+			written++;
+		}
+		while (__atomic_load_n(&d.done, __ATOMIC_ACQUIRE) < round)
+			sched_yield();
+		ASSERT_EQ(0, kill(pid, SIGKILL));
+		ASSERT_EQ(pid, waitpid(pid, NULL, 0));
+	}
+	ASSERT_EQ(0, pthread_join(thread, NULL));
+	TH_LOG("%u of %u written", written, UNSHARE_ROUNDS);
 	expect_all(_metadata, m, self->want);
 }
 
@@ -1305,16 +1380,6 @@ TEST_F(raw, refused_ring)
 		ASSERT_LONGTERM(i, register_buffer(ring, m->addr, LEN));
 		ASSERT_LONGTERM(i, register_buffer(ring, m->addr + PMD_SIZE, PAGE));
 	}
-}
-
-/* Another process, which has what this one has now. */
-static pid_t fork_sleeper(void)
-{
-	pid_t pid = fork_child();
-
-	while (!pid)
-		pause();
-	return pid;
 }
 
 TEST_F(raw, refused_process_vm)
