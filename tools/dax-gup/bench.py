@@ -198,13 +198,15 @@ def plots(out, results, kernels):
         for key, label in wanted:
             values = [results[k].get(f"gup.{memory}.{key}") for k, _ in kernels]
             if all(isinstance(v, float) for v in values):
-                lines.append(f'"{label}\\n{memory.upper()}" ' + " ".join(f"{v / values[1]:.3f}" for v in values))
+                lines.append(f'"{memory.upper()}, {label}" ' + " ".join(f"{v / values[1]:.3f}" for v in values))
     if lines and len(kernels) == 3:
         path = data("gup", lines)
         gnuplot(out, "gup", "GUP of DAX pages, relative to stock 7.3", f"""
             set style data histogram
             set style fill solid 0.8
-            set yrange [0:*]
+            set logscale y
+            set yrange [0.5:*]
+            set xtics rotate by -50
             plot {", ".join(f"'{path}' using {i + 2}:xtic(1) title '{t}'" for i, (_, t) in enumerate(kernels))}
             """, "instructions, stock = 1")
         have.append(("gup", "GUP of DAX pages, instructions relative to stock 7.3"))
@@ -265,7 +267,7 @@ def main():
     rows, rounds = wall_rows(out, kernels)
     if rows:
         section("Wall-clock time", f"Ratios of the times of {rounds} interleaved rounds on one emulated processor: the median, "
-                "and the least and the greatest.", rows)
+                "and the least and the greatest. Where these are far apart, the machine had other things to do.", rows)
     (out / "bench.txt").write_text("\n".join(report))
     print("\n".join(report))
 

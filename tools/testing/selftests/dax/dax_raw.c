@@ -36,7 +36,7 @@
 
 #define LEN	(4 * MB)
 #define NR	(LEN / PAGE)
-#define UNSHARE_ROUNDS 500
+#define UNSHARE_ROUNDS 150
 #define PUNCH	(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE)
 
 FIXTURE(raw) {
