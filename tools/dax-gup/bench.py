@@ -57,7 +57,7 @@ PAGE = """.. SPDX-License-Identifier: GPL-2.0
 What DAX and GUP do cost
 ========================
 
-This page is made by ``make bench`` in the repository of the series, in one run, of
+This page is made by ``make bench`` in the repository of the series, of
 
 {versions}
 
@@ -77,7 +77,8 @@ without interrupts. ``unbind`` says how many of 256 files of 2 MiB are mapped; t
 What is dearer than in stock 7.3, and what for:
 
 - A call of GUP for a single page, by a few instructions: each leaf is asked whether a device hosts it, which also takes
-  registers from the loop around it. For that, no pin comes about of a page whose device goes away.
+  registers from the loop around it. For that, no pin comes about of a page whose device goes away. A call that pins for long
+  also asks of each vma whether its file has to keep its blocks.
 - A fault that makes a DAX entry (``write-unwritten``, ``cold``): the entry takes a reference to its device's pgmap, by
   get_dev_pagemap() below, so that the memmap stays for as long as the entry does.
 - Each fault for a write: the pfn_t and the devmap bit on their way from the driver to the leaf, in vmf_insert_page_mkwrite()
@@ -86,7 +87,7 @@ What is dearer than in stock 7.3, and what for:
   DAX entry, so that the file keeps it. Stock 7.3 refuses such pins.
 - Detaching a namespace waits longer, for tasks that are preempted between the last reference of a page and its pgmap.
 - Unbinding under files that are cached deletes their DAX entries, as each holds the device: see what unmounting them takes,
-  which on the other kernels has to come first. Files without entries cost nothing.
+  which on the other kernels has to come first. Files without entries cost next to nothing.
 
 """
 
@@ -262,8 +263,8 @@ def main():
         if len(rows) > 1:
             section(title, unit[0].upper() + unit[1:] + ".", rows)
     for window, unit, rows in breakdown(out, kernels):
-        section(f"Where they go: {window}", unit[0].upper() + unit[1:] + ", by function: in all, and where ours differs most from stock.",
-                rows)
+        section(f"Where they go: {window}",
+                unit[0].upper() + unit[1:] + ", by function: in all, and where ours differs most from stock.", rows)
     rows, rounds = wall_rows(out, kernels)
     if rows:
         section("Wall-clock time", f"Ratios of the times of {rounds} interleaved rounds on one emulated processor: the median, "
