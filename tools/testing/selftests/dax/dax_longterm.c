@@ -206,6 +206,24 @@ TEST_F(longterm, device_io)
 	expect_all(_metadata, m, self->want);
 }
 
+/* Small leaves of the entries that the variant makes, which end elsewhere than page tables. */
+TEST_F(longterm, small_leaves)
+{
+	struct dax_map *m = &self->m;
+	char *addr = dax_reserve(_metadata, m->kind, LEN) + 3 * PAGE;
+
+	touch(m);
+	dax_mmap(_metadata, m, addr, m->kind->flags);
+	fill(addr, LEN, FILE_SEED);
+	ASSERT_EQ(0, scan(addr, LEN, PAGE_IS_HUGE, 0));
+	ASSERT_EQ(0, ring_register(&self->ring, addr, LEN));
+	device_io(_metadata, &self->ring, m->disk, addr + PMD_SIZE - MB, 2 * MB, FIRST_SEED);
+	fill(self->want + PMD_SIZE - MB, 2 * MB, FIRST_SEED);
+	expect_all(_metadata, m, self->want);
+	ASSERT_EQ(0, ring_unregister(&self->ring));
+	expect_free(_metadata, m);
+}
+
 /* One page is enough, and it need not be among those that are to go. */
 TEST_F(longterm, blocks_stay)
 {
