@@ -83,8 +83,8 @@ What is dearer than in stock 7.3, and what for:
   get_dev_pagemap() below, so that the memmap stays for as long as the entry does.
 - Each fault for a write: the pfn_t and the devmap bit on their way from the driver to the leaf, in vmf_insert_page_mkwrite()
   and what that calls, and that dax_fault_iter() makes sure that an entry which it finds is of the block that the file has.
-- Pages that are pinned for long where small pages map the file, against device-dax of small pages: each block is marked in its
-  DAX entry, so that the file keeps it. Stock 7.3 refuses such pins.
+- A single page that is pinned for long, against one of device-dax: its block is marked in its DAX entry, so that the file keeps
+  it. Many small pages cost less than with device-dax, as their page table is looked up once. Stock 7.3 refuses such pins.
 - Detaching a namespace waits longer, for tasks that are preempted between the last reference of a page and its pgmap.
 - Unbinding under files that are cached deletes their DAX entries, as each holds the device: see what unmounting them takes,
   which on the other kernels has to come first. Files without entries cost next to nothing.

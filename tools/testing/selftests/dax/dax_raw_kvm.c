@@ -26,7 +26,11 @@
 
 /* Addresses in the guest: its code, plain memory, and the file. */
 #define CODE		0UL
-#define RAM		0x1000UL
+#define GDT		0x100UL
+#define IDT		0x200UL
+#define HANDLERS	0x300UL	/* a byte each, which stops the guest */
+#define VECTORS		32
+#define RAM		0x1000UL	/* and the end of the stack */
 #define FILE_GPA	0x40000000UL
 #define RAM_SLOT	0
 #define FILE_SLOT	1
@@ -47,6 +51,8 @@ static const unsigned char code[] = {
 	0x75, 0xf5,	/* jnz 1b */
 	0xf4,		/* hlt */
 };
+
+static const __u64 gdt[] = { 0, 0x00cf9b000000ffff, 0x00cf93000000ffff };
 
 struct vm {
 	int fd, vcpu;
@@ -99,7 +105,7 @@ static void vm_open(struct __test_metadata *_metadata, struct vm *vm)
 		.db = 1, .s = 1, .g = 1,
 	};
 	struct kvm_sregs sregs;
-	int kvm, size;
+	int kvm, size, i;
 
 	kvm = open("/dev/kvm", O_RDWR);
 	if (kvm < 0)
@@ -115,6 +121,12 @@ static void vm_open(struct __test_metadata *_metadata, struct vm *vm)
 	madvise(vm->ram, RAM + LEN, MADV_NOHUGEPAGE);
 	memcpy(vm->ram + CODE, code, sizeof(code));
 	vm->code = CODE;
+	/* There are to be no exceptions: without this, KVM may run the guest for ever. */
+	memcpy(vm->ram + GDT, gdt, sizeof(gdt));
+	for (i = 0; i < VECTORS; i++) {
+		((__u64 *)(vm->ram + IDT))[i] = 0x00008e0000080000 | (HANDLERS + i);
+		vm->ram[HANDLERS + i] = 0xf4;	/* hlt */
+	}
 	vm_slot(_metadata, vm, RAM_SLOT, 0, 0, vm->ram, RAM + LEN);
 
 	vm->vcpu = ioctl(vm->fd, KVM_CREATE_VCPU, 0);
@@ -132,6 +144,8 @@ static void vm_open(struct __test_metadata *_metadata, struct vm *vm)
 	seg.selector = 8;
 	seg.type = 11;
 	sregs.cs = seg;
+	sregs.gdt = (struct kvm_dtable) { .base = GDT, .limit = sizeof(gdt) - 1 };
+	sregs.idt = (struct kvm_dtable) { .base = IDT, .limit = VECTORS * 8 - 1 };
 	sregs.cr0 = 0x11;
 	ASSERT_EQ(0, ioctl(vm->vcpu, KVM_SET_SREGS, &sregs));
 }
@@ -139,14 +153,18 @@ static void vm_open(struct __test_metadata *_metadata, struct vm *vm)
 /* Let the guest go on. 0: it is done; an errno; or an exit that it should not make, < 0. */
 static int vm_run(struct vm *vm)
 {
+	struct kvm_regs regs;
 	int ret;
 
 	do {
 		ret = ioctl(vm->vcpu, KVM_RUN, 0);
 	} while (ret && (errno == EINTR || errno == EAGAIN));
-	if (ret)
+	if (ret || ioctl(vm->vcpu, KVM_GET_REGS, &regs))
 		return errno;
-	return vm->run->exit_reason == KVM_EXIT_HLT ? 0 : -vm->run->exit_reason;
+	if (vm->run->exit_reason != KVM_EXIT_HLT)
+		return -vm->run->exit_reason;
+	return regs.rip > HANDLERS && regs.rip <= HANDLERS + VECTORS ?
+		-KVM_EXIT_EXCEPTION : 0;
 }
 
 /* For the log: why the guest stopped. */
@@ -154,13 +172,20 @@ static const char *why(struct vm *vm, int ret)
 {
 	struct kvm_run *run = vm->run;
 	static char buf[256];
+	struct kvm_regs regs;
+	__u32 *stack;
 
 	if (ret > 0 && run->exit_reason == KVM_EXIT_MEMORY_FAULT)
 		snprintf(buf, sizeof(buf), "%s, at %#llx", strerror(ret),
 			 (unsigned long long)run->memory_fault.gpa);
 	else if (ret > 0)
 		snprintf(buf, sizeof(buf), "%s", strerror(ret));
-	else if (run->exit_reason == KVM_EXIT_INTERNAL_ERROR)
+	else if (ret == -KVM_EXIT_EXCEPTION && !ioctl(vm->vcpu, KVM_GET_REGS, &regs)) {
+		stack = (__u32 *)(vm->ram + regs.rsp);
+		snprintf(buf, sizeof(buf), "exception %llu, stack %#x %#x %#x %#x",
+			 (unsigned long long)(regs.rip - HANDLERS - 1),
+			 stack[0], stack[1], stack[2], stack[3]);
+	} else if (run->exit_reason == KVM_EXIT_INTERNAL_ERROR)
 		snprintf(buf, sizeof(buf), "internal error %u, data %u: %#llx %#llx %#llx %#llx",
 			 run->internal.suberror, run->internal.ndata,
 			 (unsigned long long)run->internal.data[0],
@@ -179,6 +204,7 @@ static int vm_copy(struct vm *vm, unsigned long dst, int dst_step, unsigned long
 	struct kvm_regs regs = {
 		.rip = vm->code,
 		.rflags = 2,
+		.rsp = RAM,
 		.rdi = dst,
 		.rbx = dst_step,
 		.rsi = src,
@@ -943,6 +969,7 @@ static void race_fsync(struct __test_metadata *_metadata, struct guest *g, bool 
 	pthread_t thread;
 	long start, t;
 	__u32 n, i;
+	int ret;
 
 	if (log)
 		file_slot(_metadata, g, KVM_MEM_LOG_DIRTY_PAGES);
@@ -957,8 +984,9 @@ static void race_fsync(struct __test_metadata *_metadata, struct guest *g, bool 
 		if (n % 2) {
 			ASSERT_EQ(0, vm_copy(&g->vm, RAM + MB, 4, FILE_GPA, PAGE, PAGES));
 		}
-		ASSERT_EQ(0, guest_write_words(g, PAGES)) {
-			TH_LOG("round %u: %s", n, why(&g->vm, -1));
+		ret = guest_write_words(g, PAGES);
+		ASSERT_EQ(0, ret) {
+			TH_LOG("round %u: %s", n, why(&g->vm, ret));
 		}
 		for (i = 0; i < PAGES; i++) {
 			ASSERT_EQ(n << 16 | i, *(__u32 *)(g->addr + i * PAGE));
