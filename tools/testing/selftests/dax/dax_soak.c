@@ -417,7 +417,7 @@ static void op_remap(void)
 		failed("madvise");
 }
 
-/* Pages in a pipe are the file's all the time. */
+/* Pages in a pipe are the file's all the time, if they are not the zero page of a hole. */
 
 static void end_pipe(void)
 {
@@ -446,6 +446,10 @@ static void op_pipe(void)
 		return;
 	}
 	iov = range_to_hold();
+	if (madvise(iov.iov_base, iov.iov_len, MADV_POPULATE_WRITE)) {
+		failed("populate");
+		return;
+	}
 	n = vmsplice(pipefd[1], &iov, 1, 0);
 	if (n < (ssize_t)PAGE) {
 		all_of(n, PAGE);
