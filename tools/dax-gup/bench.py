@@ -6,7 +6,6 @@ Writes DIR/bench.txt, bench.csv and the plots, *.svg and *.png, and prints the t
 """
 import collections
 import re
-import shutil
 import statistics
 import subprocess
 import sys
@@ -281,7 +280,8 @@ def main():
         page = PAGE.format(versions=versions) + "\n".join(figures + report)
         (pages / "dax-gup-bench.rst").write_text(page.rstrip() + "\n")
         for svg in out.glob("*.svg"):
-            shutil.copy(svg, pages / f"dax-gup-{svg.name}")
+            lines = [line.rstrip() for line in svg.read_text().splitlines()]
+            (pages / f"dax-gup-{svg.name}").write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

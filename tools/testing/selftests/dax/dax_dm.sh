@@ -32,7 +32,8 @@ create_target()
 	pmem=$(pmem_dev) && size=$(blockdev --getsz "$DAX_GUP_DISK") || return
 	case $target in
 	writecache)	set -- writecache p "$DAX_GUP_DISK" "$pmem" 4096 0 ;;
-	pcache)		set -- pcache "$pmem" "$DAX_GUP_DISK" 4 cache_mode writeback data_crc true ;;
+	pcache)		set -- pcache "$pmem" "$DAX_GUP_DISK" 4 cache_mode writeback \
+				data_crc true ;;
 	esac
 	dmsetup create $NAME --table "0 $size $*"
 }

@@ -713,7 +713,8 @@ static void check_stolen(struct __test_metadata *_metadata, struct theft *t, boo
 		for (off = 0; off < x->fe_length; off += PAGE, nr++) {
 			fill(want, PAGE, VICTIM_SEED + (x->fe_physical + off) / PAGE);
 			if (write)
-				ASSERT_EQ((ssize_t)PAGE, pwrite(t->fd, want, PAGE, x->fe_logical + off));
+				ASSERT_EQ((ssize_t)PAGE,
+					  pwrite(t->fd, want, PAGE, x->fe_logical + off));
 			ASSERT_EQ((ssize_t)PAGE, pread(t->fd, got, PAGE, x->fe_logical + off));
 			expect_same(_metadata, "another file", want, got, PAGE);
 		}
@@ -1134,7 +1135,7 @@ static bool reads(struct __test_metadata *_metadata, const char *name, const cha
 TEST_F(raw, proc)
 {
 	struct dax_map *m = &self->m;
-	const char *refs[] = { "1", "2", "3", "4", "5" };
+	static const char *const refs[] = { "1", "2", "3", "4", "5" };
 	char range[40], *addr;
 	__u64 vec[NR];
 	size_t i;

@@ -431,8 +431,8 @@ run_dax_raw()
 		args+=(-r "raw.$test")
 	done
 	DAX_GUP_RAW_EXT4=$MNT DAX_GUP_RAW_XFS=$MNT \
-		DAX_GUP_RAW_BADBLOCKS=/sys/block/${pmem##*/}/badblocks "$DIR"/dax_raw "${args[@]}" >"$TMP/dax_raw" 2>&1 &&
-		return
+		DAX_GUP_RAW_BADBLOCKS=/sys/block/${pmem##*/}/badblocks \
+		"$DIR"/dax_raw "${args[@]}" >"$TMP/dax_raw" 2>&1 && return
 	sed 's/^/# /' "$TMP/dax_raw"
 	return 1
 }
@@ -462,7 +462,8 @@ run_failure()
 	ext4 | dm)	kind=ext4 ;;
 	esac
 	step "attached" attach 1 && make_fs && works &&
-		step "who maps it is told" run_dax_raw "${kind}"_{pte,pmd}.memory_failure && unmounts
+		step "who maps it is told" run_dax_raw "${kind}"_{pte,pmd}.memory_failure &&
+		unmounts
 }
 
 bind()

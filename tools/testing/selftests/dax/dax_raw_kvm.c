@@ -175,12 +175,12 @@ static const char *why(struct vm *vm, int ret)
 	struct kvm_regs regs;
 	__u32 *stack;
 
-	if (ret > 0 && run->exit_reason == KVM_EXIT_MEMORY_FAULT)
+	if (ret > 0 && run->exit_reason == KVM_EXIT_MEMORY_FAULT) {
 		snprintf(buf, sizeof(buf), "%s, at %#llx", strerror(ret),
 			 (unsigned long long)run->memory_fault.gpa);
-	else if (ret > 0)
+	} else if (ret > 0) {
 		snprintf(buf, sizeof(buf), "%s", strerror(ret));
-	else if (ret == -KVM_EXIT_EXCEPTION && !ioctl(vm->vcpu, KVM_GET_REGS, &regs)) {
+	} else if (ret == -KVM_EXIT_EXCEPTION && !ioctl(vm->vcpu, KVM_GET_REGS, &regs)) {
 		stack = (__u32 *)(vm->ram + regs.rsp);
 		snprintf(buf, sizeof(buf), "exception %llu, stack %#x %#x %#x %#x",
 			 (unsigned long long)(regs.rip - HANDLERS - 1),
@@ -192,9 +192,10 @@ static const char *why(struct vm *vm, int ret)
 			 (unsigned long long)run->internal.data[1],
 			 (unsigned long long)run->internal.data[2],
 			 (unsigned long long)run->internal.data[3]);
-	else
+	} else {
 		snprintf(buf, sizeof(buf), "exit %u, mmio at %#llx", run->exit_reason,
 			 (unsigned long long)run->mmio.phys_addr);
+	}
 	return buf;
 }
 
