@@ -185,7 +185,7 @@ static const char *why(struct vm *vm, int ret)
 		snprintf(buf, sizeof(buf), "exception %llu, stack %#x %#x %#x %#x",
 			 (unsigned long long)(regs.rip - HANDLERS - 1),
 			 stack[0], stack[1], stack[2], stack[3]);
-	} else if (run->exit_reason == KVM_EXIT_INTERNAL_ERROR)
+	} else if (run->exit_reason == KVM_EXIT_INTERNAL_ERROR) {
 		snprintf(buf, sizeof(buf), "internal error %u, data %u: %#llx %#llx %#llx %#llx",
 			 run->internal.suberror, run->internal.ndata,
 			 (unsigned long long)run->internal.data[0],
