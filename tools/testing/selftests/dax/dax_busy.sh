@@ -130,7 +130,7 @@ choose "$@"
 need mkfs.ext4 mkfs.xfs e2fsck xfs_repair
 
 MNT=$TMP/mnt
-MANY=$((256 << 20))
+MANY=$((64 << 30))	# more than there is
 holder='' file=$MNT/file busy=$MNT/busy dev='' pmem='' unbinder=''
 
 ktap_set_plan ${#only[@]}

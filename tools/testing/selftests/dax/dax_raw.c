@@ -1934,7 +1934,7 @@ TEST_F(raw, memory_failure)
 	char text[30], c, *want[n + 1];
 	__u64 pfn, mask;
 	pid_t pid[n];
-	int fd, ready[2], lsb = m->kind->pmd ? 21 : 12;
+	int fd, t, ready[2], lsb = m->kind->pmd ? 21 : 12;
 
 	fd = open("/sys/devices/system/memory/hard_offline_page", O_WRONLY);
 	if (fd < 0)
@@ -1955,6 +1955,10 @@ TEST_F(raw, memory_failure)
 	ASSERT_EQ((ssize_t)strlen(text), write(fd, text, strlen(text))) {
 		TH_LOG("%s: %s", text, strerror(errno));
 	}
+	for (i = 0; i <= n; i++)
+		for (t = 0; t < 300 && (i == n || victims[i].told) && !all[i].nr; t++)
+			usleep(100000);
+	/* And those who are not to be told. */
 	sleep(1);
 	lost = NULL;
 	for (i = 0; i <= n; i++) {

@@ -997,7 +997,7 @@ static void race_fsync(struct __test_metadata *_metadata, struct guest *g, bool 
 	ASSERT_EQ(0, pthread_join(thread, (void **)&error));
 	ASSERT_EQ(NULL, error);
 	TH_LOG("%u rounds, %u fsync", n, race.steps);
-	EXPECT_LT(20, race.steps);
+	EXPECT_LE(3, race.steps);
 	for (i = 0; i < PAGES; i++)
 		*(__u32 *)(g->want + i * PAGE) = (n - 1) << 16 | i;
 	ASSERT_EQ(0, fsync(g->fd));

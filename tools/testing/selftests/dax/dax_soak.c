@@ -157,8 +157,8 @@ static bool failed(const char *what)
 {
 	int err = errno;
 
-	if (is_away() || (v->file->shared &&
-			  (err == EFAULT || err == EBUSY || err == ETXTBSY)))
+	if (is_away() || (v->file->shared && (err == EFAULT || err == EBUSY ||
+					      err == ETXTBSY || err == EOPNOTSUPP)))
 		return false;
 	wrong("%s, %s: %s of %s: %s", me->kind->name, me->step, what, v->path, strerror(err));
 }
@@ -711,7 +711,8 @@ static void op_truncate(void)
 	if (!is_settled())
 		return;
 	if (is_held_for_long()) {
-		stays("truncate", ftruncate(v->fd, first * PAGE));
+		/* Another may have truncated it, but not below that. */
+		stays("truncate", ftruncate(v->fd, below(held.first + 1) * PAGE));
 		return;
 	}
 	set_pages(v->file, first, PAGES - first, 0);
@@ -971,15 +972,23 @@ static void do_mount(void)
 		wrong("mount: %s", strerror(errno));
 }
 
-/* As long as the workers have files it is busy. */
+/*
+ * As long as the workers have files it is busy. Another place's unbind, which looks
+ * at all file systems, may keep it a little longer.
+ */
 static void do_umount(void)
 {
+	char path[64];
+
 	next("umount");
 	while (!place->device && umount2(place->dir, 0)) {
 		if (errno != EBUSY)
 			wrong("umount: %s", strerror(errno));
 		usleep(1000);
 	}
+	snprintf(path, sizeof(path), "/sys/fs/%s/%s", place->fs, strrchr(place->dev, '/') + 1);
+	while (!place->device && !access(path, F_OK))
+		usleep(1000);
 }
 
 static bool all(bool (*is)(const struct worker *w))
