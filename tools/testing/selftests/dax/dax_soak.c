@@ -974,7 +974,7 @@ static void do_mount(void)
 
 /*
  * As long as the workers have files it is busy. Another place's unbind, which looks
- * at all file systems, may keep it a little longer.
+ * at all file systems, may keep it until that has ended.
  */
 static void do_umount(void)
 {
